@@ -1,0 +1,38 @@
+# `make demo` and `make test` need Python (3.11 to 3.13) and nothing else.
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--constraint constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/ready
+	$(BIN)/python -m examples.train_gpt $(ARGS)
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/ready-lint
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:
+	rm -rf $(VENV) build dist runs .pytest_cache .ruff_cache .hypothesis
+
+# The set-up happens once, and again when the requirements change.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+	  "optax_ortho needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "Setting up $(VENV): a few minutes, once."
+	$(INSTALL) hatchling editables
+	$(INSTALL) --no-build-isolation --editable '.[train,test]'
+	touch $@
+
+$(VENV)/ready-lint: $(VENV)/ready
+	$(INSTALL) --no-build-isolation --editable '.[lint]'
+	touch $@

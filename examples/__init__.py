@@ -1,0 +1,1 @@
+"""Training runs that a person can read and repeat."""

@@ -1,0 +1,163 @@
+"""What a comparison leaves behind: a progress line, a table, a plot and a JSON file."""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import flax
+import jax
+import optax
+from flax import nnx
+from rich import box
+from rich.table import Table
+
+import optax_ortho
+from examples.history import REFERENCE, History
+from examples.plot import plot
+
+NONE = "–"
+
+
+def count(model: nnx.Module) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def line(histories: Sequence[History]) -> str:
+    """For the progress bar: the last training loss and step time of each."""
+    return "   ".join(
+        f"{history.name} {history.train_loss[-1]:.3f} "
+        f"{1e3 * history.step_seconds[-1]:.0f} ms"
+        for history in histories
+    )
+
+
+def table(histories: Sequence[History]) -> Table:
+    """One row an optimizer; with several seeds, their means."""
+    result = Table(
+        title=f"After {_steps(histories)} steps of each",
+        caption="In brackets: the fraction of AdamW's own. Seconds are of training "
+        "only; apart from them, compiling took " + _compile_times(histories),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    result.add_column("\n\noptimizer", no_wrap=True)
+    for heading in (
+        "\npeak\nrate",
+        "\nvalid.\nloss",
+        "steps to\nAdamW's\nloss",
+        "seconds to\nAdamW's\nloss",
+        "\nms a\nstep",
+        "opt.'s\nshare of\nstep",
+    ):
+        result.add_column(heading, justify="right", no_wrap=True)
+    for name in dict.fromkeys(history.name for history in histories):
+        of_name = [history for history in histories if history.name == name]
+        result.add_row(*_row(of_name, _references(histories)))
+    return result
+
+
+def subtitle(histories: Sequence[History], options: argparse.Namespace) -> str:
+    """What was trained, in one line."""
+    rates = {history.name: history.learning_rate for history in histories}
+    return (
+        f"GPT of {options.layers} layers and width {options.width} on bytes of "
+        f"{options.data or 'the Python standard library'}; "
+        f"{options.batch} x {options.context} bytes a step; peak rates "
+        + ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+    )
+
+
+def save(histories: Sequence[History], options: argparse.Namespace) -> list[Path]:
+    """Writes train_gpt.json and, once there is a curve, train_gpt.png."""
+    options.output.mkdir(parents=True, exist_ok=True)
+    record = options.output / "train_gpt.json"
+    content = {
+        "command": " ".join(sys.argv),
+        "options": vars(options),
+        **machine(),
+        "histories": [dataclasses.asdict(history) for history in histories],
+    }
+    record.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    if not any(history.validation for history in histories):
+        return [record]
+    picture = options.output / "train_gpt.png"
+    plot(histories, subtitle(histories, options)).savefig(picture, dpi=160)
+    return [record, picture]
+
+
+def machine() -> dict[str, object]:
+    """Where the numbers come from."""
+    return {
+        "device": str(jax.devices()[0].device_kind),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {
+            module.__name__: module.__version__
+            for module in (jax, flax, optax, optax_ortho)
+        },
+    }
+
+
+def _steps(histories: Sequence[History]) -> int:
+    return min(len(history.step_seconds) for history in histories)
+
+
+def _compile_times(histories: Sequence[History]) -> str:
+    return ", ".join(
+        f"{history.compile_seconds:.1f} s ({history.name}, seed {history.seed})"
+        for history in histories
+    )
+
+
+def _references(histories: Sequence[History]) -> dict[int, History]:
+    return {
+        history.seed: history
+        for history in histories
+        if history.name == REFERENCE and history.validation
+    }
+
+
+def _row(histories: Sequence[History], references: dict[int, History]) -> list[str]:
+    losses = [history.validation[-1][-1] for history in histories if history.validation]
+    shares = [history.optimizer_share() for history in histories]
+    known = [share for share in shares if share is not None]
+    times = [time for history in histories for time in history.step_seconds]
+    return [
+        histories[0].title,
+        f"{histories[0].learning_rate:g}",
+        f"{statistics.mean(losses):.3f}" if losses else NONE,
+        *_to_reference(histories, references),
+        f"{1e3 * statistics.median(times):.0f}" if times else NONE,
+        f"{statistics.mean(known):.0%}" if known else NONE,
+    ]
+
+
+def _to_reference(
+    histories: Sequence[History], references: dict[int, History]
+) -> tuple[str, str]:
+    """Steps and seconds to the last loss of AdamW, each with its fraction."""
+    pairs = [(h, references[h.seed]) for h in histories if h.seed in references]
+    if not pairs:
+        return NONE, NONE
+    reached = [
+        history.first_below(adamw.validation[-1][-1]) for history, adamw in pairs
+    ]
+    if None in reached:
+        return "not yet", "not yet"
+    steps, seconds = (statistics.mean(values) for values in zip(*reached, strict=True))
+    all_steps, all_seconds = (
+        statistics.mean(adamw.validation[-1][i] for _, adamw in pairs) for i in (0, 1)
+    )
+    return (
+        f"{steps:.0f} ({steps / all_steps:.2f})",
+        f"{seconds:.1f} ({seconds / all_seconds:.2f})",
+    )

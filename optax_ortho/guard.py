@@ -1,0 +1,100 @@
+"""What happens to a gradient that is not finite.
+
+The guard stands around a chain. A matrix whose gradient holds a NaN or an infinity
+goes in as zero and its update comes out as zero, both selected and not multiplied
+(0 * NaN is NaN), so no state ever sees such a value.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_ortho.matrices import AxesOf, axes_at, path_of
+
+
+class GuardState(NamedTuple):
+    """How many matrices (and other leaves) were skipped so far, and what is guarded."""
+
+    skipped: jax.Array
+    inner: optax.OptState
+
+
+BatchAxesOf = Callable[[str, Any], tuple[int, ...]]
+"""The axes of a leaf along which its matrices are stacked, given path and leaf."""
+
+
+def guard(
+    inner: optax.GradientTransformation,
+    nonfinite: str,
+    batch_axes: BatchAxesOf = lambda path, leaf: (),
+) -> optax.GradientTransformationExtraArgs:
+    """Keeps non-finite gradients out of a transformation.
+
+    Args:
+      inner: what to guard.
+      nonfinite: ``"skip_matrix"`` skips each matrix, or other leaf, that has a bad
+        entry, and lets the others step; ``"skip_step"`` skips all of them when one has;
+        ``"off"`` guards nothing. A skipped matrix sees a zero gradient, so its
+        momentum decays, and it gets a zero update, without weight decay.
+      batch_axes: the axes of a leaf along which matrices are stacked, so that one
+        layer of a stack can be skipped alone. A fused leaf is skipped as a whole.
+
+    Returns:
+      The guarded transformation, with a `GuardState`; `inner` itself for ``"off"``.
+
+    Raises:
+      ValueError: an unknown `nonfinite`.
+
+    Examples:
+      >>> tx = guard(optax.trace(0.9), "skip_matrix")
+      >>> params = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
+      >>> gradient = {"a": jnp.array([1.0, jnp.nan]), "b": jnp.ones(2)}
+      >>> updates, state = tx.update(gradient, tx.init(params), params)
+      >>> print(updates["a"], updates["b"], state.skipped)
+      [0. 0.] [1. 1.] 1
+    """
+    if nonfinite not in ("skip_matrix", "skip_step", "off"):
+        raise ValueError(
+            "nonfinite must be 'skip_matrix', 'skip_step' or 'off', got "
+            f"{nonfinite!r}."
+        )
+    inner = optax.with_extra_args_support(inner)
+    if nonfinite == "off":
+        return inner
+
+    def flag(keys, leaf):
+        stacked = batch_axes(path_of(keys), leaf)
+        one_matrix = tuple(axis for axis in range(leaf.ndim) if axis not in stacked)
+        return ~jnp.isfinite(leaf).all(axis=one_matrix, keepdims=True)
+
+    def init(params):
+        return GuardState(jnp.zeros([], jnp.int32), inner.init(params))
+
+    def update(updates, state, params=None, **extra):
+        with jax.named_scope("guard"):
+            bad = jax.tree_util.tree_map_with_path(flag, updates)
+            flags = jax.tree.leaves(bad)
+            if nonfinite == "skip_step":
+                any_bad = sum((b.any() for b in flags), start=jnp.array(False))
+                bad = jax.tree.map(lambda b: any_bad, bad)
+                skipped = any_bad.astype(jnp.int32) * sum(b.size for b in flags)
+            else:
+                skipped = sum((b.sum(dtype=jnp.int32) for b in flags), start=0)
+            updates = _zero_where(bad, updates)
+        updates, inner_state = inner.update(updates, state.inner, params, **extra)
+        total = jnp.minimum(state.skipped, jnp.iinfo(jnp.int32).max - skipped) + skipped
+        return _zero_where(bad, updates), GuardState(total, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def stacked_axes(axes: AxesOf) -> BatchAxesOf:
+    """The batch axes of leaves that are all matrices, for `guard`."""
+    return lambda path, leaf: axes_at(axes, path, leaf).batch(leaf.ndim)
+
+
+def _zero_where(bad: Any, tree: Any) -> Any:
+    return jax.tree.map(lambda b, x: jnp.where(b, jnp.zeros_like(x), x), bad, tree)

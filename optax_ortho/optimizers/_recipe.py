@@ -1,0 +1,220 @@
+"""The tail that every recipe shares: groups, learning rates, decay, and the guard.
+
+A recipe sends matrices to its own direction and every other leaf to AdamW:
+
+    direction U of the matrices      W <- W - rate (U + weight_decay W)
+    AdamW, or `fallback`, of the rest, with a rate and a decay of its own
+
+These arguments are the same in every recipe:
+
+Args:
+  weight_decay: decoupled decay of the matrices, multiplied by the learning rate.
+  weight_decay_mask: a tree of booleans, or a function of the parameters that gives one:
+    which leaves decay, matrices and others. None is all.
+  mu_dtype: dtype of the matrices' momentum; None is the parameter's own.
+  labels: which leaf is a matrix. None decides by name and shape;
+    `optax_ortho.label(model)` is exact.
+  layout: how the matrices are spread over devices; None is `layouts.local()`.
+  nonfinite: "skip_matrix", "skip_step" or "off"; see `optax_ortho.guard`.
+  diagnostics: whether the state keeps figures for `optax_ortho.diagnostics`.
+  fallback: what to do with the leaves that are not matrices instead of AdamW: a
+    transformation with its own learning rate, or a dict of them by role, where roles
+    that are missing keep AdamW.
+  adamw_learning_rate: AdamW's rate or schedule; None is the `learning_rate`.
+  adamw_b1: AdamW's decay of the first moment.
+  adamw_b2: AdamW's decay of the second moment.
+  adamw_eps: added to the root of AdamW's second moment.
+  adamw_weight_decay: decoupled decay of AdamW's leaves.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_ortho import layouts
+from optax_ortho.checks import check_number, refuse_array
+from optax_ortho.dtypes import keep_dtypes
+from optax_ortho.guard import guard
+from optax_ortho.labels import ROLES, Label, resolve
+from optax_ortho.matrices import AxesOf, path_of
+from optax_ortho.measures import measured
+from optax_ortho.recording import record
+
+MATRIX, OTHER = "matrix", "other"
+
+
+class RecipeState(NamedTuple):
+    """Steps taken, and the states of what they are made of."""
+
+    count: jax.Array
+    direction: optax.OptState
+    decay: optax.OptState
+
+
+class Group(NamedTuple):
+    """What a recipe tells a summary about one of its groups."""
+
+    name: str
+    method: str
+    learning_rate: Any
+    weight_decay: Any
+    leaves: tuple[tuple[str, Any, Label], ...]
+    state: optax.OptState
+
+
+def matrices_else_fallback(
+    name: str,
+    direction: Callable[[AxesOf, Any], optax.GradientTransformation],
+    learning_rate: Any,
+    *,
+    weight_decay: Any,
+    weight_decay_mask: Any,
+    labels: Any,
+    layout: Any,
+    nonfinite: str,
+    diagnostics: bool,
+    fallback: optax.GradientTransformation | Mapping | None,
+    adamw_learning_rate: Any,
+    adamw_b1: Any,
+    adamw_b2: Any,
+    adamw_eps: Any,
+    adamw_weight_decay: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """A recipe from its direction (see the head of this module).
+
+    Args:
+      name: what a summary calls the direction.
+      direction: makes the direction from the axes of a leaf and a layout.
+      learning_rate: rate or schedule of the matrices.
+      weight_decay: and the following: as above.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: a number out of range, or labels that do not fit the parameters.
+      TypeError: an array where `optax.inject_hyperparams` replaced a function.
+    """
+    check_rate("learning_rate", learning_rate)
+    check_number("weight_decay", weight_decay)
+    refuse_array("weight_decay_mask", weight_decay_mask)
+    refuse_array("layout", layout)
+    labels = resolve(labels)
+    layout = layouts.local() if layout is None else layout
+    if adamw_learning_rate is None:
+        adamw_learning_rate = learning_rate
+
+    matrix = direction(labels.axes, layout)
+    if diagnostics:
+        matrix = measured(matrix)
+    betas = (adamw_b1, adamw_b2, adamw_eps)
+    if _is_zero(adamw_weight_decay):
+        # Without decay the parameters are not needed, so they need not be given.
+        adamw = optax.adam(adamw_learning_rate, *betas)
+    else:
+        decay = {"weight_decay": adamw_weight_decay, "mask": weight_decay_mask}
+        adamw = optax.adamw(adamw_learning_rate, *betas, **decay)
+    by_role = isinstance(fallback, Mapping)
+    own = check_roles(fallback) if by_role else {}
+    rest = adamw if fallback is None or by_role else fallback
+    transforms = {
+        MATRIX: _with_rate_and_decay(
+            matrix, learning_rate, weight_decay, weight_decay_mask
+        ),
+        OTHER: rest,
+        **own,
+    }
+
+    def group_of(keys, leaf):
+        role = labels.label(path_of(keys), leaf).role
+        return role if role in transforms else OTHER
+
+    def groups(params):
+        return jax.tree_util.tree_map_with_path(group_of, params)
+
+    split = optax.partition(transforms, groups)
+
+    def init(params):
+        state = split.init(params)
+        keyed = jax.tree_util.tree_leaves_with_path(params)
+        settings = {
+            MATRIX: (name, learning_rate, weight_decay),
+            OTHER: ("adamw", adamw_learning_rate, adamw_weight_decay),
+        }
+        if rest is not adamw:
+            settings[OTHER] = ("fallback", None, None)
+        for group in transforms:
+            leaves = tuple(
+                (path_of(keys), leaf, labels.label(path_of(keys), leaf))
+                for keys, leaf in keyed
+                if group_of(keys, leaf) == group
+            )
+            inner = state.inner_states[group]
+            facts = settings.get(group, (f"fallback[{group!r}]", None, None))
+            record(Group(group, *facts, leaves, inner))
+        return state
+
+    def batch_axes(path, leaf):
+        axes = labels.label(path, leaf).axes
+        return () if axes is None else axes.resolve(leaf.shape).batch(leaf.ndim)
+
+    recipe = optax.GradientTransformationExtraArgs(init, split.update)
+    return guard(keep_dtypes(recipe), nonfinite, batch_axes)
+
+
+def check_rate(name: str, rate: Any) -> None:
+    """Refuses a negative or non-numeric constant rate; schedules pass."""
+    if not callable(rate):
+        check_number(name, rate)
+
+
+def check_roles(fallback: Mapping) -> Mapping:
+    """Refuses a fallback for a role that no leaf can have, or for the matrices."""
+    unknown = set(fallback) - (set(ROLES) - {MATRIX})
+    if unknown:
+        raise ValueError(
+            f"fallback has no such role: {sorted(unknown)}; roles that are not "
+            f"orthogonalized are {sorted(set(ROLES) - {MATRIX})}."
+        )
+    return fallback
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value == 0
+
+
+def _with_rate_and_decay(
+    direction: optax.GradientTransformation,
+    learning_rate: Any,
+    weight_decay: Any,
+    mask: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """Steps of ``-rate (direction + weight_decay params)``.
+
+    It counts the steps itself, and not in `optax.scale_by_learning_rate`, because the
+    stages of the direction are handed the rate too.
+    """
+    direction = optax.with_extra_args_support(direction)
+    if _is_zero(weight_decay):
+        decay = optax.identity()
+    else:
+        decay = optax.add_decayed_weights(weight_decay, mask)
+
+    def init(params):
+        count = jnp.zeros([], jnp.int32)
+        return RecipeState(count, direction.init(params), decay.init(params))
+
+    def update(updates, state, params=None, **extra):
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        updates, direction_state = direction.update(
+            updates, state.direction, params, **{**extra, "learning_rate": rate}
+        )
+        updates, decay_state = decay.update(updates, state.decay, params)
+        updates = jax.tree.map(lambda u: -rate * u, updates)
+        count = optax.safe_increment(state.count)
+        return updates, RecipeState(count, direction_state, decay_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,191 @@
+"""Muon: momentum, orthogonalized.
+
+For every weight matrix W (fan_in x fan_out) with gradient G, one step is
+
+    momentum        M <- beta M + (1 - beta) G, then look ahead once (Nesterov)
+    orthogonalize   O <- NewtonSchulz(M), five steps
+    trust region    U <- 0.2 sqrt(max(fan_in, fan_out)) O
+    step            W <- W - learning_rate (U + weight_decay W)
+
+That is Moonlight's form, whose update has AdamW's usual RMS, so that one learning rate
+serves both groups. The other published forms differ in one stage or two:
+
+    Keller Jordan   trust_region=JORDAN
+    torch.optim     trust_region=JORDAN, or the default for adjust_lr_fn=
+                    "match_rms_adamw"; orthogonalizer=NewtonSchulz(eps=1e-7,
+                    prescale=clamped_frobenius)
+    dion            momentum=heavy_ball(beta), trust_region=SPECTRAL,
+                    orthogonalizer=NewtonSchulz("polar_express", eps=1e-8)
+    optax.contrib   momentum=bias_corrected(beta), trust_region=JORDAN,
+                    orthogonalizer=NewtonSchulz(eps=1e-8)
+
+References:
+  Jordan et al., `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024
+  Liu et al., `Muon is Scalable for LLM Training <https://arxiv.org/abs/2502.16982>`_,
+  2025
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from optax_ortho.chain import OrthoState as MuonState  # noqa: F401 (its public name)
+from optax_ortho.chain import ortho_chain
+from optax_ortho.guard import guard, stacked_axes
+from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
+from optax_ortho.momentum import nesterov
+from optax_ortho.optimizers._recipe import matrices_else_fallback
+from optax_ortho.orthogonalizers import orthogonalize
+from optax_ortho.trust_region import ShapeFactor, by_shape, match_rms
+
+
+def scale_by_muon(
+    beta: Any = 0.95,
+    *,
+    momentum: optax.GradientTransformation | None = None,
+    orthogonalizer: Orthogonalizer | Callable | None = None,
+    trust_region: ShapeFactor | optax.GradientTransformation | None = None,
+    mu_dtype: Any = None,
+    axes: AxesOf = last_two,
+    layout: Any = None,
+    nonfinite: str = "skip_matrix",
+) -> optax.GradientTransformationExtraArgs:
+    """Muon's direction, for a tree in which every leaf is a matrix (see `muon`).
+
+    Args:
+      beta: decay of the momentum M, in [0, 1).
+      momentum: another first stage, such as ``heavy_ball(0.95)``; `beta` and `mu_dtype`
+        are then its own affair.
+      orthogonalizer: another second stage; None is `Auto`.
+      trust_region: another scale, a `ShapeFactor` or a whole fourth stage; None is
+        ``match_rms(0.2)``.
+      mu_dtype: dtype of M; None is the parameter's own.
+      axes: the `MatrixAxes` of a leaf, from its path and the leaf.
+      layout: how the matrices are spread over devices; None is `layouts.local()`.
+      nonfinite: "skip_matrix", "skip_step" or "off".
+
+    Returns:
+      The direction, without learning rate and sign.
+
+    Raises:
+      ValueError: an argument out of range, or at init a leaf that is not a matrix.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> tx = optax.chain(scale_by_muon(), optax.scale_by_learning_rate(0.02))
+      >>> params = {"kernel": jnp.ones((4, 6))}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> updates["kernel"].shape
+      (4, 6)
+    """
+    if momentum is None:
+        momentum = nesterov(beta, mu_dtype)
+    if trust_region is None:
+        trust_region = match_rms(0.2)
+    if not isinstance(trust_region, optax.GradientTransformation):
+        trust_region = by_shape(trust_region, axes)
+    direction = ortho_chain(
+        momentum=momentum,
+        orthogonalize=orthogonalize(orthogonalizer, axes, layout),
+        trust_region=trust_region,
+    )
+    return guard(direction, nonfinite, stacked_axes(axes))
+
+
+def muon(
+    learning_rate: optax.ScalarOrSchedule,
+    beta: Any = 0.95,
+    *,
+    momentum: optax.GradientTransformation | None = None,
+    orthogonalizer: Orthogonalizer | Callable | None = None,
+    trust_region: ShapeFactor | optax.GradientTransformation | None = None,
+    weight_decay: Any = 0.0,
+    weight_decay_mask: Any = None,
+    mu_dtype: Any = None,
+    labels: Any = None,
+    layout: Any = None,
+    nonfinite: str = "skip_matrix",
+    diagnostics: bool = False,
+    fallback: Any = None,
+    adamw_learning_rate: optax.ScalarOrSchedule | None = None,
+    adamw_b1: Any = 0.9,
+    adamw_b2: Any = 0.95,
+    adamw_eps: Any = 1e-8,
+    adamw_weight_decay: Any = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Muon for matrices, AdamW for everything else.
+
+    Args:
+      learning_rate: step size of the matrices, or a schedule of the step count. The
+        update of a matrix has an RMS of about 0.2 times it.
+      beta: decay of the momentum M, in [0, 1).
+      momentum: another first stage; see `scale_by_muon`.
+      orthogonalizer: another second stage.
+      trust_region: another scale.
+      weight_decay: decoupled decay of the matrices, multiplied by the learning rate.
+      weight_decay_mask: a tree of booleans, or a function of the parameters that gives
+        one: which leaves decay, matrices and others. None is all.
+      mu_dtype: dtype of M; None is the parameter's own.
+      labels: which leaf is a matrix. None decides by name and shape;
+        `optax_ortho.label(model)` is exact.
+      layout: how the matrices are spread over devices; None is `layouts.local()`.
+      nonfinite: what a NaN or infinity in a gradient does: "skip_matrix" skips that
+        matrix (or other leaf), "skip_step" all of them, "off" lets it pass.
+      diagnostics: whether the state keeps figures for `optax_ortho.diagnostics`.
+      fallback: instead of AdamW, a transformation with its own learning rate, or a dict
+        of them by role, where roles that are missing keep AdamW.
+      adamw_learning_rate: AdamW's rate or schedule; None is `learning_rate`.
+      adamw_b1: AdamW's decay of the first moment.
+      adamw_b2: AdamW's decay of the second moment.
+      adamw_eps: added to the root of AdamW's second moment.
+      adamw_weight_decay: decoupled decay of AdamW's leaves.
+
+    Returns:
+      The optimizer; ``update`` needs ``params`` only where something decays.
+
+    Raises:
+      ValueError: an argument out of range, or at init labels that do not fit the
+        parameters.
+      TypeError: an array where `optax.inject_hyperparams` replaced a function.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax_ortho
+      >>> params = {"kernel": jnp.ones((4, 6)), "bias": jnp.zeros(6)}
+      >>> tx = optax_ortho.muon(learning_rate=0.02, weight_decay=0.1)
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> updates["kernel"].shape
+      (4, 6)
+
+      Keller Jordan's form, with his rates:
+
+      >>> from optax_ortho.trust_region import JORDAN
+      >>> tx = optax_ortho.muon(0.02, trust_region=JORDAN, adamw_learning_rate=3e-4)
+    """
+    return matrices_else_fallback(
+        "muon",
+        lambda axes, layout: scale_by_muon(
+            beta,
+            momentum=momentum,
+            orthogonalizer=orthogonalizer,
+            trust_region=trust_region,
+            mu_dtype=mu_dtype,
+            axes=axes,
+            layout=layout,
+            nonfinite="off",  # The recipe has a guard around both groups.
+        ),
+        learning_rate,
+        weight_decay=weight_decay,
+        weight_decay_mask=weight_decay_mask,
+        labels=labels,
+        layout=layout,
+        nonfinite=nonfinite,
+        diagnostics=diagnostics,
+        fallback=fallback,
+        adamw_learning_rate=adamw_learning_rate,
+        adamw_b1=adamw_b1,
+        adamw_b2=adamw_b2,
+        adamw_eps=adamw_eps,
+        adamw_weight_decay=adamw_weight_decay,
+    )

@@ -1,0 +1,100 @@
+"""Stage 2: an orthogonalizer lifted from one matrix to a tree of parameters."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_ortho import layouts
+from optax_ortho.checks import refuse_array
+from optax_ortho.matrices import (
+    AxesOf,
+    MatrixAxes,
+    Orthogonalizer,
+    last_two,
+    map_with_axes,
+    path_of,
+)
+from optax_ortho.orthogonalizers.auto import Auto
+from optax_ortho.recording import record
+
+
+class Orthogonalized(NamedTuple):
+    """What `orthogonalize` tells a summary about one leaf."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: Any
+    axes: MatrixAxes
+    orthogonalizer: Any
+    layout: Any
+
+
+def orthogonalize(
+    orthogonalizer: Orthogonalizer | Callable[[jax.Array], jax.Array] | None = None,
+    axes: AxesOf = last_two,
+    layout: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Orthogonalizes every matrix of a tree.
+
+    Args:
+      orthogonalizer: an object with an ``orthogonalize`` method, such as
+        `NewtonSchulz`, or any function, of one ``(fan_in, fan_out)`` matrix. None is
+        `Auto`, five Newton-Schulz steps by the method that suits shape and backend.
+      axes: the `MatrixAxes` of a leaf, from its path and the leaf.
+      layout: how the matrices are spread over devices; None is `layouts.local()`.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      TypeError: an orthogonalizer that is neither, such as the array that
+        `optax.inject_hyperparams` makes of a function.
+      ValueError: at init, axes that do not fit a leaf.
+
+    Examples:
+      >>> from optax_ortho.orthogonalizers import Exact
+      >>> tx = orthogonalize(Exact())
+      >>> x = jnp.diag(jnp.array([3.0, 0.1]))
+      >>> updates, _ = tx.update(x, tx.init(x))
+      >>> print(updates.round(5))
+      [[1. 0.]
+       [0. 1.]]
+    """
+    orthogonalizer = Auto() if orthogonalizer is None else orthogonalizer
+    layout = layouts.local() if layout is None else layout
+    on_matrix = as_function(orthogonalizer)
+
+    def init(params):
+        def note(keys, leaf, one_axes):
+            facts = (jnp.shape(leaf), leaf.dtype, one_axes, orthogonalizer, layout)
+            record(Orthogonalized(path_of(keys), *facts))
+
+        resolved = map_with_axes(lambda one_axes, leaf: one_axes, axes, params)
+        jax.tree_util.tree_map_with_path(note, params, resolved)
+        return optax.EmptyState()
+
+    def update(updates, state, params=None, **extra):
+        del params, extra
+        return layout.map(on_matrix, axes, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def as_function(orthogonalizer: Any) -> Callable[[jax.Array], jax.Array]:
+    """The function of one matrix behind an orthogonalizer.
+
+    Raises:
+      TypeError: there is none.
+    """
+    refuse_array("orthogonalizer", orthogonalizer)
+    if isinstance(orthogonalizer, Orthogonalizer):
+        return orthogonalizer.orthogonalize
+    if callable(orthogonalizer):
+        return orthogonalizer
+    raise TypeError(
+        "An orthogonalizer is a function of one matrix, or an object with a method "
+        f"`orthogonalize`; got {orthogonalizer!r}."
+    )
