@@ -61,6 +61,7 @@ class Group(NamedTuple):
     method: str
     learning_rate: Any
     weight_decay: Any
+    shares_rate: bool
     leaves: tuple[tuple[str, Any, Label], ...]
     state: optax.OptState
 
@@ -104,7 +105,8 @@ def matrices_else_fallback(
     refuse_array("layout", layout)
     labels = resolve(labels)
     layout = layouts.local() if layout is None else layout
-    if adamw_learning_rate is None:
+    shares_rate = adamw_learning_rate is None
+    if shares_rate:
         adamw_learning_rate = learning_rate
 
     matrix = direction(labels.axes, layout)
@@ -141,11 +143,11 @@ def matrices_else_fallback(
         state = split.init(params)
         keyed = jax.tree_util.tree_leaves_with_path(params)
         settings = {
-            MATRIX: (name, learning_rate, weight_decay),
-            OTHER: ("adamw", adamw_learning_rate, adamw_weight_decay),
+            MATRIX: (name, learning_rate, weight_decay, False),
+            OTHER: ("adamw", adamw_learning_rate, adamw_weight_decay, shares_rate),
         }
         if rest is not adamw:
-            settings[OTHER] = ("fallback", None, None)
+            settings[OTHER] = ("fallback", None, None, False)
         for group in transforms:
             leaves = tuple(
                 (path_of(keys), leaf, labels.label(path_of(keys), leaf))
@@ -153,7 +155,7 @@ def matrices_else_fallback(
                 if group_of(keys, leaf) == group
             )
             inner = state.inner_states[group]
-            facts = settings.get(group, (f"fallback[{group!r}]", None, None))
+            facts = settings.get(group, (f"fallback[{group!r}]", None, None, False))
             record(Group(group, *facts, leaves, inner))
         return state
 

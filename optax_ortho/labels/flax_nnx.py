@@ -1,0 +1,147 @@
+"""Exact roles from a Flax NNX model: every layer knows what its parameters are.
+
+Layers keep the sizes they were made with, also when `nnx.vmap` stacks them; the axes
+beyond those are the stack's.
+"""
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+from flax import nnx
+
+from optax_ortho.labels.exact import Leaf
+from optax_ortho.labels.layers import (
+    BIAS,
+    EMBEDDING,
+    NORM,
+    SCALAR,
+    VECTOR,
+    Declared,
+    conv,
+    dense,
+    einsum,
+)
+from optax_ortho.labels.rules import is_vector
+
+UNITS = (nnx.MultiHeadAttention, nnx.RNNCellBase)
+
+
+def leaves(model: nnx.Module) -> list[Leaf]:
+    """Every `nnx.Param` of a model; one that is shared appears once.
+
+    Args:
+      model: a module, of arrays or of `nnx.eval_shape`.
+
+    Returns:
+      The leaves, in the order of `nnx.state`.
+    """
+    nodes = list(nnx.iter_graph(model))
+    modules = [(path, node) for path, node in nodes if isinstance(node, nnx.Module)]
+    declared: dict[int, Declared | None] = {}
+    for _, module in modules:  # The parts of a module come before it.
+        for variable, what in declare(module):
+            # A table that is a matrix elsewhere, as in a tied head, stays a table.
+            before = declared.get(id(variable))
+            if variable is not None and (before is None or before.axes is not None):
+                declared[id(variable)] = what
+    frozen = {id(node) for _, module in modules for node in _base(module)}
+    units = [path for path, module in modules if isinstance(module, UNITS)]
+
+    def leaf(path, variable):
+        what = declared.get(id(variable))
+        if what is None and is_vector(variable.shape):
+            what = VECTOR if variable.shape else SCALAR
+        if id(variable) in frozen:
+            what = _frozen(what)
+        inside = (unit for unit in units if path[: len(unit)] == unit)
+        return Leaf(
+            path="/".join(map(str, path)),
+            shape=tuple(variable.shape),
+            declared=what,
+            stated=variable.get_metadata().get("role"),
+            unit=next(("/".join(map(str, unit)) for unit in inside), None),
+        )
+
+    return [
+        leaf(path, node)
+        for path, node in nodes
+        if isinstance(node, nnx.Param) or id(node) in declared
+    ]
+
+
+@functools.singledispatch
+def declare(module: Any) -> Iterable[tuple[Any, Declared | None]]:
+    """What a layer, or a cell of several, says of parameters; None asks the user."""
+    return ()
+
+
+@declare.register
+def _(module: nnx.Linear):
+    kernel = dense((module.in_features, module.out_features))
+    return (module.kernel, kernel), (module.bias, BIAS)
+
+
+@declare.register
+def _(module: nnx.LinearGeneral):
+    batch = tuple(module.batch_axis.values())
+    shape = (*batch, *module.in_features, *module.out_features)
+    kernel = dense(shape, batch=len(batch), inputs=len(module.in_features))
+    return (module.kernel, kernel), (module.bias, BIAS)
+
+
+@declare.register
+def _(module: nnx.Einsum):
+    kernel = einsum(tuple(module.kernel_shape), module.einsum_str)
+    return (module.kernel, kernel), (module.bias, BIAS)
+
+
+@declare.register
+def _(module: nnx.Conv):
+    shape = tuple(module.kernel_shape)
+    kernel = conv(shape, groups=module.feature_group_count)
+    return (module.kernel, kernel), (module.bias, BIAS)
+
+
+@declare.register
+def _(module: nnx.ConvTranspose):
+    shape = tuple(module.kernel_shape)
+    kernel = conv(shape, transposed=module.transpose_kernel)
+    return (module.kernel, kernel), (module.bias, BIAS)
+
+
+@declare.register
+def _(module: nnx.Embed):
+    return ((module.embedding, EMBEDDING),)
+
+
+@declare.register(nnx.BatchNorm)
+@declare.register(nnx.GroupNorm)
+@declare.register(nnx.InstanceNorm)
+@declare.register(nnx.LayerNorm)
+@declare.register(nnx.RMSNorm)
+def _(module):
+    return tuple((getattr(module, name, None), NORM) for name in ("scale", "bias"))
+
+
+@declare.register
+def _(module: nnx.LoRA):
+    a, b = module.lora_a, module.lora_b
+    rank = (b.shape[0] if a.shape[0] == 0 else 0) or _rank(module)
+    return (a, dense((module.in_features, rank))), (b, dense((rank, module.out_features)))
+
+
+@declare.register
+def _(module: nnx.LoRALinear):
+    kernel = dense((module.in_features, module.out_features))
+    return (module.kernel, _frozen(kernel)), (module.bias, _frozen(BIAS))
+
+
+@declare.register
+def _(module: nnx.OptimizedLSTMCell):
+    return _fused(module, 4)
+
+
+@declare.register
+def _(module: nnx.GRUCell):
+    return _fused(module, 3)

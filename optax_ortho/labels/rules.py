@@ -1,0 +1,57 @@
+"""Labels from name and shape alone: what can be known without the model.
+
+    a name that says bias, norm, scale, head or embedding     that role
+    at most one axis longer than 1                            scalar or vector
+    two axes                                                  matrix
+    three or more                                             undecided
+
+Three axes cannot be read: a kernel of shape (4, 5, 7) is a one-dimensional convolution,
+an attention projection, or a stack of four matrices.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from optax_ortho.labels.roles import MATRIX, UNDECIDED, Label
+from optax_ortho.labels.words import said_role
+from optax_ortho.matrices import MatrixAxes
+
+
+def by_name(path: str, leaf: Any) -> Label:
+    """The label of a leaf, by the rules above; the default of every recipe.
+
+    Args:
+      path: the leaf's path, as ``a/b/kernel``.
+      leaf: an array, or anything with a shape.
+
+    Returns:
+      The label; "undecided" goes to the fallback optimizer and a summary warns of it.
+
+    Examples:
+      >>> import numpy as np
+      >>> by_name("mlp/up/kernel", np.ones((6, 24))).axes
+      MatrixAxes(fan_in=(0,), fan_out=(1,), split=None)
+      >>> [by_name(path, np.ones((6, 4))).role for path in ("wte", "ln_f", "lm_head")]
+      ['embedding', 'norm', 'head']
+      >>> by_name("mlp/out/kernel", np.ones((6, 1))).role
+      'vector'
+    """
+    shape = jnp.shape(leaf)
+    said = said_role(path)
+    if not shape:
+        return Label("scalar")
+    if len(shape) == 1:
+        return Label(said if said in ("bias", "norm") else "vector")
+    if said is not None:
+        return Label(said)
+    if is_vector(shape):
+        return Label("vector")
+    if len(shape) == 2:
+        return Label(MATRIX, MatrixAxes().resolve(shape))
+    return Label(UNDECIDED)
+
+
+def is_vector(shape: tuple[int, ...]) -> bool:
+    """Whether at most one axis is longer than 1."""
+    return sum(size > 1 for size in shape) <= 1

@@ -1,0 +1,255 @@
+"""What an optimizer will do (`summary`) and what it did (`diagnostics`)."""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from optax_ortho.guard import GuardState
+from optax_ortho.labels import words
+from optax_ortho.measures import MeasuredState
+from optax_ortho.optimizers._recipe import MATRIX, Group, RecipeState
+from optax_ortho.orthogonalizers.transform import Orthogonalized
+from optax_ortho.recording import recording
+from optax_ortho.tables import aligned
+
+FUSED_WORDS = {"qkv", "kv", "wqkv", "gate_up", "gateup", "c_attn", "in_proj"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What an optimizer will do; it prints as tables (see `summary`).
+
+    Attributes:
+      groups: one row a group: name, method, learning rate, weight decay, leaves,
+        parameters and bytes of state.
+      matrices: one row a matrix shape: shape, how many matrices, method, layout and
+        FLOPs a step.
+      warnings: what a person should look at.
+    """
+
+    groups: tuple[tuple, ...]
+    matrices: tuple[tuple, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def orthogonalized(self) -> int:
+        """How many matrices are orthogonalized each step."""
+        return sum(row[1] for row in self.matrices)
+
+    def __str__(self) -> str:
+        groups = aligned(
+            ("group", "method", "rate", "decay", "leaves", "parameters", "state"),
+            [
+                (name, method, rate, decay, leaves, f"{size:,}", _bytes(state))
+                for name, method, rate, decay, leaves, size, state in self.groups
+            ],
+            right=(4, 5, 6),
+        )
+        matrices = aligned(
+            ("matrices", "number", "method", "layout", "FLOPs a step"),
+            [
+                ("x".join(map(str, shape)), number, method, layout, _flops(flops))
+                for shape, number, method, layout, flops in self.matrices
+            ],
+            right=(1, 4),
+        )
+        notes = "\n".join(f"! {warning}" for warning in self.warnings)
+        return "\n\n".join(part for part in (groups, matrices, notes) if part)
+
+
+def summary(tx: optax.GradientTransformation, params: Any) -> Summary:
+    """Says what an optimizer will do with a tree of parameters, before it does.
+
+    Nothing is computed: the transformation's ``init`` is traced, and what our
+    transformations record there is collected, through any wrapper of Optax.
+
+    Args:
+      tx: an optimizer that holds one of ours.
+      params: the parameters, or `jax.ShapeDtypeStruct`s of them.
+
+    Returns:
+      A `Summary`; print it.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax_ortho
+      >>> params = {"mlp": {"kernel": jnp.ones((64, 256)), "bias": jnp.zeros(256)}}
+      >>> tx = optax_ortho.muon(0.01, adamw_learning_rate=0.003)
+      >>> print(optax_ortho.summary(tx, params).orthogonalized)
+      1
+    """
+    with recording() as events:
+        jax.eval_shape(tx.init, params)
+    groups = [event for event in events if isinstance(event, Group)]
+    leaves = [event for event in events if isinstance(event, Orthogonalized)]
+    return Summary(
+        tuple(_group_row(group) for group in groups if group.leaves),
+        tuple(_matrix_rows(leaves)),
+        tuple(_warnings(tx, groups, leaves)),
+    )
+
+
+def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:
+    """What an optimizer did, as scalars for any metrics writer.
+
+    Args:
+      state: the state of an optimizer that holds one of ours, under any wrapper.
+
+    Returns:
+      ``skipped``, the matrices and other leaves skipped so far for a non-finite
+      gradient; ``steps``; and with ``diagnostics=True`` in the recipe ``gradient_rms``
+      and ``update_rms`` of the last step's matrices, the latter per unit of learning
+      rate. Of several optimizers, the counts are of the first and the figures of the
+      last.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax_ortho
+      >>> tx = optax_ortho.muon(0.01)
+      >>> params = {"kernel": jnp.ones((4, 4))}
+      >>> bad = {"kernel": jnp.full((4, 4), jnp.nan)}
+      >>> _, state = tx.update(bad, tx.init(params), params)
+      >>> print(optax_ortho.diagnostics(state))
+      {'skipped': Array(1, dtype=int32), 'steps': Array(1, dtype=int32)}
+    """
+    figures: dict[str, jax.Array] = {}
+    for node in _nodes(state):
+        match node:
+            case GuardState():
+                figures.setdefault("skipped", node.skipped)
+            case RecipeState():
+                figures.setdefault("steps", node.count)
+            case MeasuredState():
+                figures["gradient_rms"] = node.gradient_rms
+                figures["update_rms"] = node.update_rms
+    return figures
+
+
+def _nodes(tree: Any) -> Iterator[Any]:
+    """Every NamedTuple of a state, outermost first."""
+    found = []
+
+    def visit(node):
+        is_ours = isinstance(node, (GuardState, RecipeState, MeasuredState))
+        if is_ours:
+            found.append(node)
+        return is_ours
+
+    jax.tree.leaves(tree, is_leaf=visit)
+    for node in found:
+        yield node
+        yield from _nodes(tuple(node))
+
+
+def _group_row(group: Group) -> tuple:
+    size = sum(leaf.size for _, leaf, _ in group.leaves)
+    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(group.state))
+    rate, decay = _number(group.learning_rate), _number(group.weight_decay)
+    return group.name, group.method, rate, decay, len(group.leaves), size, state
+
+
+def _matrix_rows(leaves: Sequence[Orthogonalized]) -> Iterator[tuple]:
+    """One row for the matrices of one shape, dtype, method and layout."""
+    numbers: collections.Counter = collections.Counter()
+    for leaf in leaves:
+        for block in leaf.axes.block_shapes(leaf.shape):
+            shape = leaf.axes.matrix_shape(block)
+            number = int(np.prod(block, dtype=int)) // max(int(np.prod(shape)), 1)
+            key = shape, str(leaf.dtype), leaf.orthogonalizer, leaf.layout
+            numbers[key] += number
+    for (shape, dtype, orthogonalizer, layout), number in numbers.items():
+        method = orthogonalizer
+        if hasattr(orthogonalizer, "method"):
+            platform = jax.default_backend()
+            method = orthogonalizer.method(shape, jax.numpy.dtype(dtype), platform)
+        flops = number * method.flops(*shape) if hasattr(method, "flops") else None
+        yield shape, number, _name(method), _name(layout), flops
+
+
+def _warnings(
+    tx: optax.GradientTransformation,
+    groups: Sequence[Group],
+    leaves: Sequence[Orthogonalized],
+) -> Iterator[str]:
+    if not leaves:
+        yield "No leaf is orthogonalized."
+    elif "clip_by_global_norm" in _before_guard(tx.update):
+        yield (
+            "clip_by_global_norm stands in front of an orthogonalized group, whose "
+            "step does not depend on the size of the gradient: the clip does not "
+            "bound it."
+        )
+    for leaf in leaves:
+        said = set(leaf.path.lower().split("/")) | words(leaf.path)
+        if leaf.axes.split is None and said & FUSED_WORDS:
+            yield (
+                f"{leaf.path} {leaf.shape} looks like several matrices in one; "
+                "MatrixAxes(split=Split(axis, sizes)) orthogonalizes each by itself."
+            )
+    for group in groups:
+        undecided = [path for path, _, label in group.leaves if label.role == UNDECIDED]
+        if undecided:
+            yield (
+                f"{len(undecided)} leaves with three or more axes go to {group.method} "
+                f"because nothing says which axes make a matrix, {undecided[0]} among "
+                "them; labels=optax_ortho.label(model) decides."
+            )
+        if group.leaves and group.shares_rate:
+            yield (
+                f"The group {group.name!r} has no learning rate of its own and takes "
+                f"that of the matrices, {_number(group.learning_rate)}; "
+                "adamw_learning_rate sets it."
+            )
+
+
+def _before_guard(function: Callable) -> set[str]:
+    """The factories of the transformations that run before our guard.
+
+    Optax has no public way to look into a chain, so this reads the closures of its
+    update functions.
+    """
+    seen: set[str] = set()
+
+    def walk(value: Any) -> bool:
+        """Whether the guard was reached."""
+        if isinstance(value, (tuple, list)):
+            return any(walk(item) for item in value)
+        if isinstance(value, dict):
+            return any(walk(item) for item in value.values())
+        if not callable(value) or not hasattr(value, "__closure__"):
+            return False
+        factory = value.__qualname__.split(".")[0]
+        if factory in ("guard", "matrices_else_fallback"):
+            return True
+        seen.add(factory)
+        cells = value.__closure__ or ()
+        return any(walk(cell.cell_contents) for cell in cells)
+
+    return seen if walk(function) else set()
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "own"
+    if callable(value):
+        return f"schedule, {float(value(0)):g} at step 0"
+    if isinstance(value, jax.core.Tracer):
+        return "injected"
+    return f"{float(value):g}"
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "__name__", None) or repr(value)
+
+
+def _bytes(number: int) -> str:
+    return f"{number:,} B" if number < 10_000 else f"{number / 1e6:,.2f} MB"
+
+
+def _flops(number: int | None) -> str:
+    return "unknown" if number is None else f"{number:.3g}"

@@ -1,0 +1,55 @@
+"""What every orthogonalizer promises."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optax_ortho.matrices import Orthogonalizer
+from optax_ortho.orthogonalizers.transform import as_function
+from optax_ortho.testing.trees import assert_close, check, random_like
+
+
+def check_orthogonalizer(
+    orthogonalizer: Orthogonalizer | Callable[[jax.Array], jax.Array],
+    shapes: Sequence[tuple[int, int]] = ((6, 4), (3, 5), (4, 4), (1, 3)),
+    scales: Sequence[float] = (1e-10, 1e10),
+    tolerance: float = 1e-4,
+) -> None:
+    """Checks shape, dtype, zero, scale, transposition and batches.
+
+    Args:
+      orthogonalizer: an object with an ``orthogonalize`` method, or a function, of one
+        matrix.
+      shapes: the shapes to try.
+      scales: the factors that may not change the result.
+      tolerance: between two ways to compute one thing in float32.
+
+    Raises:
+      AssertionError: a promise is broken; the message says which.
+
+    Examples:
+      >>> from optax_ortho.orthogonalizers import Exact
+      >>> check_orthogonalizer(Exact())
+      >>> check_orthogonalizer(lambda x: jnp.sign(x) + 1)
+      Traceback (most recent call last):
+      AssertionError: a zero (6, 4) matrix: '' differs by ...
+    """
+    f = jax.jit(as_function(orthogonalizer))
+    for shape in shapes:
+        what = f"{shape} matrix"
+        one, *others = random_like([jax.ShapeDtypeStruct(shape, jnp.float32)] * 3)
+        result = f(one)
+        check(result.shape == shape, f"the result of a {what} is {result.shape}.")
+        for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+            found = f(one.astype(dtype)).dtype
+            check(found == dtype, f"a {np.dtype(dtype)} {what} became {found}.")
+        zero = jnp.zeros_like(one)
+        assert_close(f(zero), zero, 0, f"a zero {what}")
+        for scale in scales:
+            assert_close(f(scale * one), result, tolerance, f"{scale} times a {what}")
+        assert_close(f(one.mT), result.mT, tolerance, f"a transposed {what}")
+        batch = jnp.stack([one, *others])
+        loop = jnp.stack([f(x) for x in batch])
+        assert_close(jax.vmap(f)(batch), loop, tolerance, f"a batch of a {what}")

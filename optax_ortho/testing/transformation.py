@@ -1,0 +1,203 @@
+"""What every transformation promises, be it a stage, a direction or an optimizer."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from optax_ortho.testing.trees import (
+    assert_close,
+    assert_same_types,
+    check,
+    random_like,
+    stack,
+)
+
+
+def check_transformation(
+    tx: optax.GradientTransformation,
+    params: Any,
+    extra: Mapping[str, Any] | None = None,
+    tolerance: float = 1e-5,
+) -> None:
+    """Checks all the promises of this module.
+
+    Args:
+      tx: a stage, a direction or an optimizer.
+      params: float32 parameters that it can be used with.
+      extra: the extra arguments that its ``update`` needs.
+      tolerance: between two ways to compute one thing in float32.
+
+    Raises:
+      AssertionError: a promise is broken; the message says which.
+
+    Examples:
+      >>> import optax_ortho
+      >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> check_transformation(optax_ortho.momentum.nesterov(0.9), params)
+      >>> check_transformation(optax.trace(0.9), params)
+      Traceback (most recent call last):
+      AssertionError: float32 parameters, bfloat16 gradients: the update: ...
+    """
+    tx = with_extra(tx, {} if extra is None else extra)
+    check_one_trace(tx, params)
+    check_dtypes(tx, params)
+    check_abstract_init(tx, params)
+    check_unexpected_arguments(tx, params)
+    check_map_params(tx, params)
+    check_zero_gradient(tx, params)
+    check_jit(tx, params, tolerance)
+    check_vmap(tx, params, tolerance)
+    check_multi_steps(tx, params, tolerance)
+    check_partition(tx, params, tolerance)
+
+
+def with_extra(
+    tx: optax.GradientTransformation, extra: Mapping[str, Any]
+) -> optax.GradientTransformationExtraArgs:
+    """The transformation with extra arguments of its update filled in."""
+    update = optax.with_extra_args_support(tx).update
+    if extra:
+        update = functools.partial(update, **extra)
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def check_one_trace(
+    tx: optax.GradientTransformation, params: Any, steps: int = 10
+) -> None:
+    """Checks that a jitted step is traced once and never again."""
+    traces = []
+
+    @jax.jit
+    def step(gradient, state, params):
+        traces.append(None)
+        updates, state = tx.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    for seed in range(steps):
+        params, state = step(random_like(params, seed), state, params)
+    check(len(traces) == 1, f"{steps} steps were traced {len(traces)} times.")
+
+
+def check_dtypes(
+    tx: optax.GradientTransformation,
+    params: Any,
+    dtypes: Sequence[Any] = (jnp.float32, jnp.bfloat16, jnp.float16),
+) -> None:
+    """Checks that updates have the gradients' dtype and that no state changes type.
+
+    Every dtype of parameters is tried with every dtype of gradients, and the state is
+    carried through `jax.lax.scan` and `jax.lax.cond`.
+    """
+    for params_dtype in dtypes:
+        for dtype in dtypes:
+            what = f"{np.dtype(params_dtype)} parameters, {np.dtype(dtype)} gradients"
+            cast = optax.tree.cast(params, params_dtype)
+            _check_types(tx, cast, optax.tree.cast(params, dtype), what)
+
+
+def _check_types(
+    tx: optax.GradientTransformation, params: Any, gradient: Any, what: str
+) -> None:
+    state = tx.init(params)
+    updates, new_state = jax.eval_shape(tx.update, gradient, state, params)
+    assert_same_types(updates, gradient, f"{what}: the update")
+    assert_same_types(new_state, state, f"{what}: the state after a step")
+
+    def body(state, go):
+        def take():
+            return tx.update(gradient, state, params)[1]
+
+        return lax.cond(go, take, lambda: state), None
+
+    go = jnp.array([True, False])
+    scanned, _ = jax.eval_shape(lambda state: lax.scan(body, state, go), state)
+    assert_same_types(scanned, state, f"{what}: the state after a scan")
+
+
+def check_abstract_init(tx: optax.GradientTransformation, params: Any) -> None:
+    """Checks that a state can be planned from shapes alone."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    assert_same_types(jax.eval_shape(tx.init, shapes), tx.init(params), "a planned init")
+
+
+def check_unexpected_arguments(tx: optax.GradientTransformation, params: Any) -> None:
+    """Checks that extra arguments meant for other transformations may pass."""
+    update = functools.partial(tx.update, an_argument_that_nobody_expects=1)
+    jax.eval_shape(update, params, tx.init(params), params)
+
+
+def check_map_params(tx: optax.GradientTransformation, params: Any) -> None:
+    """Checks that `optax.tree.map_params` finds its way through the state."""
+    state = tx.init(params)
+    mapped = optax.tree.map_params(tx, lambda x: x, state)
+    assert_close(mapped, state, 0, "a state mapped by the identity")
+
+
+def check_zero_gradient(tx: optax.GradientTransformation, params: Any) -> None:
+    """Checks that a first gradient of zero gives an update of exactly zero.
+
+    What decays its parameters promises that where they are zero.
+    """
+    zeros = optax.tree.zeros_like(params)
+    updates, _ = jax.jit(tx.update)(zeros, tx.init(params), params)
+    assert_close(updates, zeros, 0, "a zero gradient")
+
+
+def check_jit(
+    tx: optax.GradientTransformation, params: Any, tolerance: float = 1e-5
+) -> None:
+    """Checks that a jitted step is the step."""
+    gradient, state = random_like(params), tx.init(params)
+    eager = tx.update(gradient, state, params)
+    jitted = jax.jit(tx.update)(gradient, state, params)
+    assert_close(jitted, eager, tolerance, "a jitted step")
+
+
+def check_vmap(
+    tx: optax.GradientTransformation, params: Any, tolerance: float = 1e-5
+) -> None:
+    """Checks that several runs at once, under `jax.vmap`, are those runs."""
+    gradients, state = [random_like(params, seed) for seed in range(3)], tx.init(params)
+    step = jax.jit(tx.update)
+    loop = stack([step(gradient, state, params) for gradient in gradients])
+    together = jax.jit(jax.vmap(tx.update, in_axes=(0, None, None)))
+    batched = together(stack(gradients), state, params)
+    assert_close(batched, loop, tolerance, "steps under vmap")
+
+
+def check_multi_steps(
+    tx: optax.GradientTransformation, params: Any, tolerance: float = 1e-5
+) -> None:
+    """Checks that `optax.MultiSteps` gives zero, and then a step with the mean."""
+    first, second = random_like(params, seed=0), random_like(params, seed=1)
+    both = optax.MultiSteps(tx, every_k_schedule=2)
+    step = jax.jit(both.update)
+    waiting, state = step(first, both.init(params), params)
+    assert_close(waiting, optax.tree.zeros_like(params), 0, "a step not yet due")
+    updates, _ = step(second, state, params)
+    mean = jax.tree.map(lambda x, y: (x + y) / 2, first, second)
+    expected, _ = jax.jit(tx.update)(mean, tx.init(params), params)
+    assert_close(updates, expected, tolerance, "a step with the mean")
+
+
+def check_partition(
+    tx: optax.GradientTransformation, params: Any, tolerance: float = 1e-5
+) -> None:
+    """Checks that leaves that `optax.partition` masks do not change the others."""
+    leaves, treedef = jax.tree.flatten(params)
+    groups = treedef.unflatten(["step", "stay"][i % 2] for i in range(len(leaves)))
+    halved = optax.partition({"step": tx, "stay": optax.set_to_zero()}, groups)
+    gradient = random_like(params)
+    updates, _ = jax.jit(halved.update)(gradient, halved.init(params), params)
+    whole, _ = jax.jit(tx.update)(gradient, tx.init(params), params)
+    expected = jax.tree.map(
+        lambda u, group: u if group == "step" else jnp.zeros_like(u), whole, groups
+    )
+    assert_close(updates, expected, tolerance, "half of the leaves")

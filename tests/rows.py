@@ -1,0 +1,242 @@
+"""What `test_contract.py` checks: one row an optimizer, a direction or a stage.
+
+A new optimizer is one more row. Whatever is special about it is said here, and no test
+asks for a name.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import optax_ortho
+from optax_ortho import MatrixAxes, momentum, ortho_chain, orthogonalize, trust_region
+from optax_ortho.orthogonalizers import NewtonSchulz
+from optax_ortho.testing import random_like, with_extra
+from optax_ortho.trust_region import JORDAN, SPECTRAL
+
+# A kernel, a stack of kernels of the same shape, and a convolution.
+MATRICES = {
+    "conv": (2, 2, 3, 4),
+    "dense": {"kernel": (4, 6)},
+    "stack": (3, 4, 6),
+}
+# The same and what is no matrix.
+MODEL = {
+    "conv": (2, 2, 3, 4),
+    "dense": {"bias": (6,), "kernel": (4, 6)},
+    "gain": (),
+    "stack": (3, 4, 6),
+    "table": (5, 4),
+}
+CONV = MatrixAxes(fan_in=(0, 1, 2), fan_out=3)
+LABELS = {
+    "conv": CONV,
+    "dense/bias": "bias",
+    "dense/kernel": "matrix",
+    "gain": "scalar",
+    "stack": MatrixAxes(),
+    "table": "embedding",
+}
+
+
+def axes(path: str, leaf: Any) -> MatrixAxes:
+    """The axes of `MATRICES`."""
+    return CONV if path == "conv" else MatrixAxes()
+
+
+def new_params(shapes: Any, dtype: Any = jnp.float32, seed: int = 100) -> Any:
+    """Random parameters of some shapes."""
+    structs = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, dtype),
+        shapes,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+    return random_like(structs, seed)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Row:
+    """One transformation under test.
+
+    Attributes:
+      name: the row's name in test reports.
+      factory: makes the transformation from `arguments`.
+      arguments: what it is made from; with a ``learning_rate`` it is an optimizer.
+      shapes: the shapes of its parameters.
+      extra: extra arguments that its update needs.
+      matrices: the names of the leaves that it orthogonalizes.
+      nonfinite: what it does with a NaN.
+      decays: whether it decays its parameters.
+      static_args: its arguments that `optax.inject_hyperparams` has to leave alone.
+      tolerance: between two ways to compute one step in float32.
+    """
+
+    name: str
+    factory: Callable[..., optax.GradientTransformation]
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    shapes: Any = dataclasses.field(default_factory=lambda: MODEL)
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    matrices: tuple[str, ...] = ("conv", "dense/kernel", "stack")
+    nonfinite: str = "skip_matrix"
+    decays: bool = False
+    static_args: tuple[str, ...] = ()
+    # Compiled products of 4 x 6 matrices differ from each other by a few 1e-7, which
+    # five Newton-Schulz steps with slope 3.4 at zero enlarge.
+    tolerance: float = 2e-5
+
+    def __str__(self) -> str:
+        return self.name
+
+    @functools.cached_property
+    def tx(self) -> optax.GradientTransformationExtraArgs:
+        """The transformation; one object, so that its compiled steps are shared."""
+        return with_extra(self.factory(**self.arguments), self.extra)
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformationExtraArgs:
+        """The transformation with a learning rate and a sign."""
+        if self.is_optimizer:
+            return self.tx
+        rate = optax.scale_by_learning_rate(RATE)
+        return optax.with_extra_args_support(optax.chain(self.tx, rate))
+
+    @property
+    def is_optimizer(self) -> bool:
+        return "learning_rate" in self.arguments
+
+    @functools.cached_property
+    def params(self) -> Any:
+        return new_params(self.shapes)
+
+    def only(self, *names: str) -> Any:
+        """A tree of masks, true at the leaves of these names."""
+        return jax.tree_util.tree_map_with_path(
+            lambda keys, x: np.full(
+                x.shape, jax.tree_util.keystr(keys, simple=True, separator="/") in names
+            ),
+            self.params,
+        )
+
+
+# Large, so that a hundred steps of RMS 0.2 times it reach a target at distance one.
+RATE = 0.1
+
+
+def recipe(name: str, factory: Callable, row: Mapping | None = None, **arguments) -> Row:
+    """A row for an optimizer with exact labels."""
+    arguments = {"learning_rate": RATE, "labels": LABELS, **arguments}
+    return Row(name, factory, arguments, **({} if row is None else row))
+
+
+def direction(
+    name: str, factory: Callable, row: Mapping | None = None, **arguments
+) -> Row:
+    """A row for a direction or a stage, on matrices alone."""
+    row = {"nonfinite": "off", **({} if row is None else row)}
+    return Row(name, factory, arguments, shapes=MATRICES, **row)
+
+
+def transposed(tree: Any, state: Any) -> Any:
+    return jax.tree.map(lambda x: x.mT, tree)
+
+
+COUNTED_TRANSPOSE = optax_ortho.Frame(
+    init=lambda params: jnp.zeros([], jnp.int32),
+    update=lambda updates, state, params, **extra: state + 1,
+    enter=transposed,
+    leave=transposed,
+)
+
+MUON = [
+    Row(
+        "muon",
+        optax_ortho.muon,
+        {"learning_rate": RATE},
+        matrices=("dense/kernel",),  # By name and shape, the only one that is certain.
+    ),
+    recipe("muon_jordan", optax_ortho.muon, trust_region=JORDAN),
+    recipe(
+        "muon_dion",
+        optax_ortho.muon,
+        momentum=momentum.heavy_ball(0.95),
+        orthogonalizer=NewtonSchulz("polar_express", eps=1e-8),
+        trust_region=SPECTRAL,
+    ),
+    recipe(
+        "muon_bias_corrected",
+        optax_ortho.muon,
+        momentum=momentum.bias_corrected(0.95),
+    ),
+    recipe(
+        "muon_decay",
+        optax_ortho.muon,
+        {"decays": True},
+        weight_decay=0.1,
+        adamw_weight_decay=0.1,
+    ),
+    recipe("muon_bfloat16_momentum", optax_ortho.muon, mu_dtype=jnp.bfloat16),
+    recipe("muon_diagnostics", optax_ortho.muon, diagnostics=True),
+    recipe(
+        "muon_skip_step",
+        optax_ortho.muon,
+        {"nonfinite": "skip_step"},
+        nonfinite="skip_step",
+    ),
+    recipe("muon_no_guard", optax_ortho.muon, {"nonfinite": "off"}, nonfinite="off"),
+    recipe(
+        "muon_fallbacks",
+        optax_ortho.muon,
+        fallback={"embedding": optax.sgd(RATE, 0.9), "scalar": optax.lion(RATE)},
+    ),
+    recipe(
+        "muon_schedule",
+        optax_ortho.muon,
+        learning_rate=optax.linear_schedule(RATE, RATE / 2, 100),
+    ),
+    direction(
+        "scale_by_muon",
+        optax_ortho.scale_by_muon,
+        {"nonfinite": "skip_matrix", "static_args": ("axes",)},
+        beta=0.95,
+        axes=axes,
+    ),
+]
+STAGES = [
+    direction(
+        "chain_of_momentum",
+        ortho_chain,
+        {"matrices": ()},
+        momentum=momentum.ema(0.9),
+    ),
+    direction(
+        "chain_of_orthogonalize",
+        ortho_chain,
+        orthogonalize=orthogonalize(axes=axes),
+    ),
+    direction(
+        "chain_of_normalize",
+        ortho_chain,
+        {"matrices": ()},
+        normalize=optax.clip(0.5),
+    ),
+    direction(
+        "chain_of_trust_region",
+        ortho_chain,
+        {"matrices": ()},
+        trust_region=trust_region.by_shape(axes=axes),
+    ),
+    direction(
+        "in_frame",
+        optax_ortho.in_frame,
+        {"matrices": ()},
+        frame=COUNTED_TRANSPOSE,
+        inner=momentum.heavy_ball(0.9),
+    ),
+]
+ROWS = MUON + STAGES

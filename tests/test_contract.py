@@ -1,0 +1,259 @@
+"""Every promise of `optax_ortho.testing`, kept by every row of `rows.py`."""
+
+import functools
+import pickle
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint
+import pytest
+from flax import nnx
+from flax.training.train_state import TrainState
+
+import optax_ortho
+from optax_ortho import testing
+from optax_ortho.testing import assert_close, check_round_trip, random_like
+from tests.rows import RATE, ROWS, new_params
+
+# With module scope the tests of one row are neighbours and share its compiled step.
+each = functools.partial(pytest.mark.parametrize, "row", ids=str, scope="module")
+every_row = each(ROWS)
+every_optimizer = each([row for row in ROWS if row.is_optimizer])
+every_guarded_row = each([row for row in ROWS if row.nonfinite != "off"])
+every_skipper = each([row for row in ROWS if row.nonfinite == "skip_matrix"])
+every_scale_free_row = each([row for row in ROWS if row.matrices])
+
+
+@every_row
+def test_ten_steps_are_traced_once(row):
+    testing.check_one_trace(row.tx, row.params)
+
+
+@every_row
+def test_types_stay_what_they_were_at_init(row):
+    testing.check_dtypes(row.tx, row.params)
+
+
+@every_row
+def test_state_is_planned_from_shapes(row):
+    testing.check_abstract_init(row.tx, row.params)
+
+
+@every_row
+def test_unexpected_arguments_pass(row):
+    testing.check_unexpected_arguments(row.tx, row.params)
+
+
+@every_row
+def test_map_params_finds_its_way(row):
+    testing.check_map_params(row.tx, row.params)
+
+
+@every_row
+def test_zero_gradient_gives_zero(row):
+    params = jax.tree.map(jnp.zeros_like, row.params) if row.decays else row.params
+    testing.check_zero_gradient(row.tx, params)
+
+
+@every_row
+def test_jit_changes_nothing(row):
+    testing.check_jit(row.tx, row.params, row.tolerance)
+
+
+@every_row
+def test_vmap_changes_nothing(row):
+    testing.check_vmap(row.tx, row.params, row.tolerance)
+
+
+@every_row
+def test_multi_steps(row):
+    testing.check_multi_steps(row.tx, row.params, row.tolerance)
+
+
+@every_row
+def test_partition(row):
+    testing.check_partition(row.tx, row.params, row.tolerance)
+
+
+@every_row
+def test_masked_leaves_pass_unchanged(row):
+    kernel = jax.tree.map(np.any, row.only("dense/kernel"))
+    masked = optax.masked(row.tx, kernel)
+    gradient = random_like(row.params)
+    updates, _ = jax.jit(masked.update)(gradient, masked.init(row.params), row.params)
+    whole, _ = jax.jit(row.tx.update)(gradient, row.tx.init(row.params), row.params)
+    expected = jax.tree.map(lambda u, g, k: u if k else g, whole, gradient, kernel)
+    assert_close(updates, expected, row.tolerance, "a masked tree")
+
+
+@every_row
+def test_decreases_a_quadratic(row):
+    testing.check_decreases(row.optimizer, row.params)
+
+
+@every_row
+def test_pickled_state_continues(row):
+    check_round_trip(row.tx, row.params, lambda x: pickle.loads(pickle.dumps(x)))
+
+
+@every_row
+def test_flax_bytes_continue(row):
+    def save_and_load(state):
+        saved = flax.serialization.to_bytes(state)
+        return flax.serialization.from_bytes(row.tx.init(row.params), saved)
+
+    check_round_trip(row.tx, row.params, save_and_load)
+
+
+@every_row
+def test_orbax_checkpoint_continues(row, tmp_path):
+    def save_and_load(state):
+        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+            checkpointer.save(tmp_path / "state", state)
+            checkpointer.wait_until_finished()
+            target = jax.eval_shape(row.tx.init, row.params)
+            return checkpointer.restore(tmp_path / "state", target)
+
+    check_round_trip(row.tx, row.params, save_and_load)
+
+
+@every_optimizer
+def test_injected_hyperparameters_change_nothing(row):
+    testing.check_injected(
+        row.factory, row.arguments, row.params, row.static_args, row.tolerance
+    )
+
+
+@every_optimizer
+def test_injected_learning_rate_takes_effect(row):
+    arguments = {**row.arguments, "learning_rate": RATE}
+    tx = optax.inject_hyperparams(row.factory, row.static_args)(**arguments)
+    gradient, state = random_like(row.params), tx.init(row.params)
+    step = jax.jit(tx.update)
+    once, _ = step(gradient, state, row.params)
+    doubled = optax.tree.set(state, learning_rate=jnp.asarray(2 * RATE))
+    twice, _ = step(gradient, doubled, row.params)
+    for name in row.matrices:
+        one, two = (optax.tree.get(tree, *name.split("/")[-1:]) for tree in (once, twice))
+        assert_close(two, 2 * one, row.tolerance, f"{name} at twice the rate")
+
+
+class Leaves(nnx.Module):
+    """A model that is nothing but a tree of parameters."""
+
+    def __init__(self, tree):
+        for name, value in tree.items():
+            branch = isinstance(value, dict)
+            setattr(self, name, Leaves(value) if branch else nnx.Param(value))
+
+
+@every_optimizer
+def test_trains_under_nnx_as_without(row):
+    model = Leaves(row.params)
+    optimizer = nnx.Optimizer(model, row.tx, wrt=nnx.Param)
+    gradient = random_like(row.params)
+    for _ in range(2):
+        optimizer.update(model, nnx.state(Leaves(gradient), nnx.Param))
+    trained = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    expected = train(row, gradient, steps=2)
+    assert_close(trained, expected, row.tolerance, "parameters after two steps")
+
+
+@every_optimizer
+def test_trains_in_a_linen_train_state_as_without(row):
+    state = TrainState.create(apply_fn=None, params=row.params, tx=row.tx)
+    gradient = random_like(row.params)
+    for _ in range(2):
+        state = state.apply_gradients(grads=gradient)
+    expected = train(row, gradient, steps=2)
+    assert_close(state.params, expected, row.tolerance, "parameters after two steps")
+
+
+def train(row, gradient, steps):
+    params, state = row.params, row.tx.init(row.params)
+    for _ in range(steps):
+        updates, state = jax.jit(row.tx.update)(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def skipped_with(row, name):
+    """Which entries are skipped when the first one of a leaf is bad."""
+    if row.nonfinite == "skip_step":
+        return row.only(*LEAVES)
+    one_leaf = row.only(name)
+    if name == "stack" and name in row.matrices:
+        one_leaf["stack"][1:] = False  # The other layers step.
+    return one_leaf
+
+
+LEAVES = ("conv", "dense/bias", "dense/kernel", "gain", "stack", "table")
+
+
+@every_guarded_row
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_bad_entry_is_skipped(row, bad):
+    for name in LEAVES:
+        skipped = skipped_with(row, name)
+        if any(mask.any() for mask in jax.tree.leaves(skipped)):
+            testing.check_skips(row.tx, row.params, skipped, bad)
+
+
+@every_guarded_row
+def test_skipped_matrices_are_counted(row):
+    gradient, state = random_like(row.params), row.tx.init(row.params)
+    spoilt = testing.spoil(gradient, row.only("dense/kernel"))
+    for _ in range(3):
+        _, state = jax.jit(row.tx.update)(spoilt, state, row.params)
+    _, state = jax.jit(row.tx.update)(gradient, state, row.params)
+    each_time = 1 if row.nonfinite == "skip_matrix" else number_of_matrices(row)
+    assert optax_ortho.diagnostics(state)["skipped"] == 3 * each_time
+
+
+def number_of_matrices(row):
+    stacked = len(row.params["stack"]) if "stack" in row.matrices else 1
+    return len(jax.tree.leaves(row.params)) - 1 + stacked
+
+
+@every_guarded_row
+@pytest.mark.parametrize("bad_steps", [3, 20])
+def test_bad_steps_are_forgotten(row, bad_steps):
+    testing.check_recovers(row.tx, row.params, bad_steps)
+
+
+def matrices_of(row, dtype):
+    """A row's transformation and parameters with the orthogonalized leaves alone."""
+    masks = row.only(*row.matrices)
+
+    def keep_only(tree):
+        return jax.tree.map(lambda x, m: x if m.any() else jnp.zeros_like(x), tree, masks)
+
+    def update(updates, state, params=None):
+        updates, state = row.tx.update(keep_only(updates), state, params)
+        return keep_only(updates), state
+
+    tx = optax.GradientTransformation(row.tx.init, update)
+    params = new_params(row.shapes, dtype)
+    return tx, jax.tree.map(jnp.zeros_like, params) if row.decays else params
+
+
+@every_scale_free_row
+def test_float32_gradient_of_any_size_gives_one_update(row):
+    # The limit of 1e-4 allows for the rounding of the gradient's entries by the factor.
+    factors = [float(f"1e{exponent}") for exponent in range(-30, 38)]
+    testing.check_scale_free(*matrices_of(row, jnp.float32), factors, tolerance=1e-4)
+
+
+@every_scale_free_row
+@pytest.mark.parametrize(
+    "dtype, exponents",
+    # Between them all entries are normal numbers and nothing is rounded.
+    [(jnp.bfloat16, range(-110, 121, 10)), (jnp.float16, range(-5, 14))],
+    ids=["bfloat16", "float16"],
+)
+def test_half_precision_gradient_of_any_size_gives_one_update(row, dtype, exponents):
+    factors = [2.0**exponent for exponent in exponents]
+    testing.check_scale_free(*matrices_of(row, dtype), factors, tolerance=1e-3)
