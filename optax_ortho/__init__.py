@@ -5,6 +5,7 @@ gradient -> momentum -> orthogonalize -> normalize / clamp -> trust-region scale
 
 from optax_ortho import layouts as layouts
 from optax_ortho import momentum as momentum
+from optax_ortho import normalizers as normalizers
 from optax_ortho import orthogonalizers as orthogonalizers
 from optax_ortho import trust_region as trust_region
 from optax_ortho.chain import OrthoState as OrthoState
@@ -39,6 +40,7 @@ __all__ = [
     "layouts",
     "momentum",
     "muon",
+    "normalizers",
     "ortho_chain",
     "orthogonalize",
     "orthogonalizers",

@@ -1,6 +1,6 @@
 """The four-stage chain that every optimizer of the toolkit is.
 
-    gradient -> momentum -> orthogonalize -> normalize / clamp -> trust-region scale
+gradient -> momentum -> orthogonalize -> normalize / clamp -> trust-region scale
 """
 
 from typing import NamedTuple
@@ -57,9 +57,7 @@ def ortho_chain(
     """
     stages = OrthoState(
         *(
-            optax.with_extra_args_support(
-                optax.identity() if stage is None else stage
-            )
+            optax.with_extra_args_support(optax.identity() if stage is None else stage)
             for stage in (momentum, orthogonalize, normalize, trust_region)
         )
     )

@@ -58,8 +58,7 @@ def guard(
     """
     if nonfinite not in ("skip_matrix", "skip_step", "off"):
         raise ValueError(
-            "nonfinite must be 'skip_matrix', 'skip_step' or 'off', got "
-            f"{nonfinite!r}."
+            f"nonfinite must be 'skip_matrix', 'skip_step' or 'off', got {nonfinite!r}."
         )
     inner = optax.with_extra_args_support(inner)
     if nonfinite == "off":

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from optax_ortho.guard import GuardState
-from optax_ortho.labels import words
+from optax_ortho.labels import UNDECIDED, words
 from optax_ortho.measures import MeasuredState
 from optax_ortho.optimizers._recipe import MATRIX, Group, RecipeState
 from optax_ortho.orthogonalizers.transform import Orthogonalized

@@ -240,3 +240,5 @@ STAGES = [
     ),
 ]
 ROWS = MUON + STAGES
+# Recipes with no argument but their learning rate.
+RECIPES = [optax_ortho.muon]

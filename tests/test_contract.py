@@ -12,11 +12,12 @@ import orbax.checkpoint
 import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
+from optax.contrib import _common_test
 
 import optax_ortho
 from optax_ortho import testing
 from optax_ortho.testing import assert_close, check_round_trip, random_like
-from tests.rows import RATE, ROWS, new_params
+from tests.rows import RATE, RECIPES, ROWS, new_params
 
 # With module scope the tests of one row are neighbours and share its compiled step.
 each = functools.partial(pytest.mark.parametrize, "row", ids=str, scope="module")
@@ -137,7 +138,8 @@ def test_injected_learning_rate_takes_effect(row):
     doubled = optax.tree.set(state, learning_rate=jnp.asarray(2 * RATE))
     twice, _ = step(gradient, doubled, row.params)
     for name in row.matrices:
-        one, two = (optax.tree.get(tree, *name.split("/")[-1:]) for tree in (once, twice))
+        leaf = name.split("/")[-1]
+        one, two = optax.tree.get(once, leaf), optax.tree.get(twice, leaf)
         assert_close(two, 2 * one, row.tolerance, f"{name} at twice the rate")
 
 
@@ -257,3 +259,20 @@ def test_float32_gradient_of_any_size_gives_one_update(row):
 def test_half_precision_gradient_of_any_size_gives_one_update(row, dtype, exponents):
     factors = [2.0**exponent for exponent in exponents]
     testing.check_scale_free(*matrices_of(row, dtype), factors, tolerance=1e-3)
+
+
+# The tests that Optax ships for its own contributed optimizers.
+
+SHIPPED = {
+    name: method.__x_params_repr__
+    for name, method in vars(_common_test.ContribTest).items()
+    if "opt_name='muon'" in getattr(method, "__x_params_repr__", "")
+}
+
+
+@pytest.mark.parametrize("factory", RECIPES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("case", SHIPPED)
+def test_what_optax_asks_of_its_own(factory, case, monkeypatch):
+    """With ``learning_rate=1e-2`` and no other argument, as Optax tests its Muon."""
+    monkeypatch.setattr(_common_test, "_get_opt_factory", lambda name: factory)
+    _common_test.ContribTest(case).debug()

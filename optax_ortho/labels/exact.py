@@ -105,10 +105,11 @@ def _stacked_axes(
             "MatrixAxes(fan_in=(...), fan_out=(...))})."
         )
     choices = found
-    for peer in leaves:
-        if peer.unit == leaf.unit is not None and len(peer.shape) == ndim:
-            if peer.declared is not None and peer.declared.axes is not None:
-                theirs = added_axes(peer.shape, peer.declared.shape or ())
+    if len(found) > 1 and leaf.unit is not None:
+        for peer in leaves:
+            own = peer.declared.shape if peer.declared is not None else None
+            if peer.unit == leaf.unit and len(peer.shape) == ndim and own is not None:
+                theirs = added_axes(peer.shape, own)
                 choices = [added for added in choices if added in theirs]
     if len(choices) != 1 and scan_axis is not None:
         given = (scan_axis,) if isinstance(scan_axis, int) else tuple(scan_axis)
@@ -134,10 +135,9 @@ def _question(leaves: Sequence[Leaf], call: str) -> str:
         names += f" and {more} more" if more else ""
         code = ", ".join(f"{leaf.path!r}: {_guess(leaf)}" for leaf in shown)
         text = (
-            f"Name and shape do not say what {names} {'are' if more or len(shown) > 1 else 'is'}: an embedding, a stack of "
-            f"vectors, or matrices, and along which axes? Write {call}, "
-            f"overrides={{{code}}}), with your answer: a role keeps a leaf with the "
-            "fallback optimizer, MatrixAxes orthogonalizes it."
+            f"No layer and no name says what this is: {names}. An embedding, vectors, "
+            f"or matrices along which axes? Answer {call}, overrides={{{code}}}): a "
+            "role leaves it to the fallback optimizer, MatrixAxes orthogonalizes it."
         )
         if len(text) <= MESSAGE:
             break

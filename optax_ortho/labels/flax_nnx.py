@@ -4,6 +4,7 @@ Layers keep the sizes they were made with, also when `nnx.vmap` stacks them; the
 beyond those are the stack's.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable
 from typing import Any
@@ -23,8 +24,9 @@ from optax_ortho.labels.layers import (
     einsum,
 )
 from optax_ortho.labels.rules import is_vector
+from optax_ortho.labels.stacks import added_axes
 
-UNITS = (nnx.MultiHeadAttention, nnx.RNNCellBase)
+UNITS = (nnx.LoRA, nnx.MultiHeadAttention, nnx.RNNCellBase)
 
 
 def leaves(model: nnx.Module) -> list[Leaf]:
@@ -126,9 +128,11 @@ def _(module):
 
 @declare.register
 def _(module: nnx.LoRA):
-    a, b = module.lora_a, module.lora_b
-    rank = (b.shape[0] if a.shape[0] == 0 else 0) or _rank(module)
-    return (a, dense((module.in_features, rank))), (b, dense((rank, module.out_features)))
+    rank = _rank(module)
+    if rank is None:
+        return (module.lora_a, None), (module.lora_b, None)
+    a = dense((module.in_features, rank))
+    return (module.lora_a, a), (module.lora_b, dense((rank, module.out_features)))
 
 
 @declare.register
@@ -139,9 +143,45 @@ def _(module: nnx.LoRALinear):
 
 @declare.register
 def _(module: nnx.OptimizedLSTMCell):
-    return _fused(module, 4)
+    return _fused(module, blocks=4)
 
 
 @declare.register
 def _(module: nnx.GRUCell):
-    return _fused(module, 3)
+    return _fused(module, blocks=3)
+
+
+def _fused(module: Any, blocks: int) -> Iterable[tuple[Any, Declared]]:
+    inputs, hidden = module.in_features, module.hidden_features
+    return (
+        (module.dense_i.kernel, dense((inputs, blocks * hidden)).fused(blocks)),
+        (module.dense_h.kernel, dense((hidden, blocks * hidden)).fused(blocks)),
+    )
+
+
+def _rank(module: nnx.LoRA) -> int | None:
+    """The rank of an adapter, which only its arrays tell, stacked or not."""
+    a, b = module.lora_a.shape, module.lora_b.shape
+    ranks = {
+        rank
+        for rank in a
+        for added in added_axes(a, (module.in_features, rank))
+        if added in added_axes(b, (rank, module.out_features))
+    }
+    return ranks.pop() if len(ranks) == 1 else None
+
+
+def _base(module: nnx.Module) -> list[Any]:
+    """The variables under an adapter that wraps another module."""
+    if not isinstance(module, nnx.LoRA) or module.base_module is None:
+        return []
+    nodes = [node for _, node in nnx.iter_graph(module.base_module)]
+    adapters = [node for node in nodes if isinstance(node, nnx.LoRA)]
+    adapting = {id(v) for lora in adapters for v in (lora.lora_a, lora.lora_b)}
+    return [node for node in nodes if id(node) not in adapting]
+
+
+def _frozen(what: Declared | None) -> Declared:
+    if what is None:
+        return Declared("frozen")
+    return dataclasses.replace(what, role="frozen")

@@ -38,6 +38,7 @@ BIAS = Declared("bias")
 NORM = Declared("norm")
 EMBEDDING = Declared("embedding")
 SCALAR = Declared("scalar")
+VECTOR = Declared("vector")
 
 
 def matrix(
@@ -80,16 +81,16 @@ def einsum(shape: tuple[int, ...], equation: str | None) -> Declared | None:
     """The kernel of ``inputs,kernel->result``, or None if the equation does not say.
 
     Examples:
-      >>> einsum((3, 6, 4), "nta,hab->nthb").axes
+      >>> einsum((3, 6, 4), "nta,hab->nthb").axes  # one matrix for all heads h
+      MatrixAxes(fan_in=(1,), fan_out=(0, 2), split=None)
+      >>> einsum((3, 6, 4), "ntha,hab->nthb").axes  # a matrix for each
       MatrixAxes(fan_in=(1,), fan_out=(2,), split=None)
     """
     if equation is None:
         return None
     operands, result = equation.replace(" ", "").split("->")
     inputs, kernel = operands.split(",")
-    summed = tuple(
-        i for i, c in enumerate(kernel) if c in inputs and c not in result
-    )
+    summed = tuple(i for i, c in enumerate(kernel) if c in inputs and c not in result)
     made = tuple(i for i, c in enumerate(kernel) if c in result and c not in inputs)
     unknown = [c for c in kernel if c not in inputs and c not in result]
     if unknown or len(set(kernel)) != len(shape):

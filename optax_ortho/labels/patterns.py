@@ -86,7 +86,7 @@ class Patterns:
                 near = difflib.get_close_matches(pattern, paths, n=2, cutoff=0.4)
                 near = " or ".join(map(repr, near or paths[:1]))
                 raise ValueError(
-                    f"The override {pattern!r} covers none of the {len(paths)} leaves; "
-                    f"near it is {near}. '*' stands for part of a name and '**' for any number of "
-                    "names; a pattern covers the whole path."
+                    f"The override {pattern!r} covers no leaf of {len(paths)}; "
+                    f"near it is {near}. '*' stands for part of a name and '**' for "
+                    "any number of names; a pattern covers the whole path."
                 )

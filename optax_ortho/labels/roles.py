@@ -58,7 +58,8 @@ class Label:
             near = difflib.get_close_matches(str(self.role), ROLES, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"There is no role {self.role!r}; the roles are {', '.join(ROLES)}.{hint}"
+                f"There is no role {self.role!r}; the roles are {', '.join(ROLES)}."
+                f"{hint}"
             )
         if (self.axes is not None) != (self.role == MATRIX):
             raise ValueError(f"{self}: a matrix has axes and no other role has them.")
@@ -68,9 +69,13 @@ class Label:
 class Labeller(Protocol):
     """What a recipe asks about a leaf, given its path and anything with its shape."""
 
-    def label(self, path: str, leaf: Any) -> Label: ...
+    def label(self, path: str, leaf: Any) -> Label:
+        """The label of a leaf."""
+        ...
 
-    def axes(self, path: str, leaf: Any) -> MatrixAxes: ...
+    def axes(self, path: str, leaf: Any) -> MatrixAxes:
+        """The axes of a leaf that is a matrix; another raises a ValueError."""
+        ...
 
 
 def as_label(

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from optax_ortho.matrices import MatrixAxes
 
 
-def added_axes(
-    shape: Sequence[int], declared: Sequence[int]
-) -> list[tuple[int, ...]]:
+def added_axes(shape: Sequence[int], declared: Sequence[int]) -> list[tuple[int, ...]]:
     """Every set of axes whose removal leaves the declared shape.
 
     Examples:

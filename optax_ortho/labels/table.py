@@ -54,7 +54,8 @@ class Labels:
         """The label of a leaf.
 
         Args:
-          path: its path; a leading ``params/`` may be left out or added.
+          path: its path; a leading ``params/``, of a whole dict of Linen variables, is
+            ignored.
           leaf: an array, or anything with a shape.
 
         Raises:

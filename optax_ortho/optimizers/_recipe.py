@@ -112,13 +112,11 @@ def matrices_else_fallback(
     matrix = direction(labels.axes, layout)
     if diagnostics:
         matrix = measured(matrix)
-    betas = (adamw_b1, adamw_b2, adamw_eps)
-    if _is_zero(adamw_weight_decay):
-        # Without decay the parameters are not needed, so they need not be given.
-        adamw = optax.adam(adamw_learning_rate, *betas)
-    else:
-        decay = {"weight_decay": adamw_weight_decay, "mask": weight_decay_mask}
-        adamw = optax.adamw(adamw_learning_rate, *betas, **decay)
+    adamw = optax.chain(
+        optax.scale_by_adam(adamw_b1, adamw_b2, adamw_eps),
+        _decay(adamw_weight_decay, weight_decay_mask),
+        optax.scale_by_learning_rate(adamw_learning_rate),
+    )
     by_role = isinstance(fallback, Mapping)
     own = check_roles(fallback) if by_role else {}
     rest = adamw if fallback is None or by_role else fallback
@@ -188,6 +186,18 @@ def _is_zero(value: Any) -> bool:
     return isinstance(value, (int, float)) and value == 0
 
 
+def _decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
+    """Decoupled decay, with a state of one structure whatever the number is.
+
+    Without decay the parameters are not needed, so they need not be given.
+    """
+    if _is_zero(weight_decay):
+        decay = optax.identity()
+    else:
+        decay = optax.add_decayed_weights(weight_decay)
+    return decay if mask is None else optax.masked(decay, mask)
+
+
 def _with_rate_and_decay(
     direction: optax.GradientTransformation,
     learning_rate: Any,
@@ -200,10 +210,7 @@ def _with_rate_and_decay(
     stages of the direction are handed the rate too.
     """
     direction = optax.with_extra_args_support(direction)
-    if _is_zero(weight_decay):
-        decay = optax.identity()
-    else:
-        decay = optax.add_decayed_weights(weight_decay, mask)
+    decay = _decay(weight_decay, mask)
 
     def init(params):
         count = jnp.zeros([], jnp.int32)

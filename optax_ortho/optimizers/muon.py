@@ -45,6 +45,7 @@ def scale_by_muon(
     *,
     momentum: optax.GradientTransformation | None = None,
     orthogonalizer: Orthogonalizer | Callable | None = None,
+    normalize: optax.GradientTransformation | None = None,
     trust_region: ShapeFactor | optax.GradientTransformation | None = None,
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
@@ -58,6 +59,7 @@ def scale_by_muon(
       momentum: another first stage, such as ``heavy_ball(0.95)``; `beta` and `mu_dtype`
         are then its own affair.
       orthogonalizer: another second stage; None is `Auto`.
+      normalize: a third stage; Muon has none.
       trust_region: another scale, a `ShapeFactor` or a whole fourth stage; None is
         ``match_rms(0.2)``.
       mu_dtype: dtype of M; None is the parameter's own.
@@ -88,6 +90,7 @@ def scale_by_muon(
     direction = ortho_chain(
         momentum=momentum,
         orthogonalize=orthogonalize(orthogonalizer, axes, layout),
+        normalize=normalize,
         trust_region=trust_region,
     )
     return guard(direction, nonfinite, stacked_axes(axes))
@@ -99,6 +102,7 @@ def muon(
     *,
     momentum: optax.GradientTransformation | None = None,
     orthogonalizer: Orthogonalizer | Callable | None = None,
+    normalize: optax.GradientTransformation | None = None,
     trust_region: ShapeFactor | optax.GradientTransformation | None = None,
     weight_decay: Any = 0.0,
     weight_decay_mask: Any = None,
@@ -122,6 +126,7 @@ def muon(
       beta: decay of the momentum M, in [0, 1).
       momentum: another first stage; see `scale_by_muon`.
       orthogonalizer: another second stage.
+      normalize: a third stage; Muon has none.
       trust_region: another scale.
       weight_decay: decoupled decay of the matrices, multiplied by the learning rate.
       weight_decay_mask: a tree of booleans, or a function of the parameters that gives
@@ -169,6 +174,7 @@ def muon(
             beta,
             momentum=momentum,
             orthogonalizer=orthogonalizer,
+            normalize=normalize,
             trust_region=trust_region,
             mu_dtype=mu_dtype,
             axes=axes,

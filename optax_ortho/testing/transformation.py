@@ -124,7 +124,9 @@ def _check_types(
 def check_abstract_init(tx: optax.GradientTransformation, params: Any) -> None:
     """Checks that a state can be planned from shapes alone."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
-    assert_same_types(jax.eval_shape(tx.init, shapes), tx.init(params), "a planned init")
+    assert_same_types(
+        jax.eval_shape(tx.init, shapes), tx.init(params), "a planned init"
+    )
 
 
 def check_unexpected_arguments(tx: optax.GradientTransformation, params: Any) -> None:

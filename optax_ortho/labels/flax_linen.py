@@ -1,0 +1,163 @@
+"""Exact roles from a Flax Linen model: its layers are watched while it is initialized.
+
+Only shapes are computed. A layer inside `flax.linen.scan` or `vmap` makes its own
+shape, and the tree holds the stacked one; their difference is the stack axis.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from optax_ortho.labels.exact import Leaf
+from optax_ortho.labels.layers import (
+    BIAS,
+    EMBEDDING,
+    NORM,
+    SCALAR,
+    VECTOR,
+    Declared,
+    conv,
+    dense,
+    einsum,
+)
+from optax_ortho.labels.rules import is_vector
+from optax_ortho.matrices import path_of
+
+UNITS = (nn.MultiHeadDotProductAttention, nn.RNNCellBase)
+
+
+def leaves(
+    model: nn.Module, inputs: Sequence[Any], arguments: Mapping[str, Any]
+) -> list[Leaf]:
+    """Every parameter of a model, with paths relative to the collection "params".
+
+    Args:
+      model: a module.
+      inputs: example inputs; of arrays, or of anything with shape and dtype, only these
+        two are used.
+      arguments: keyword arguments of the module's call.
+
+    Returns:
+      The leaves, in the order of the tree of parameters.
+    """
+    declared: dict[str, Declared | None] = {}
+    units: list[str] = []
+
+    def watch(method, args, kwargs, context):
+        result = method(*args, **kwargs)
+        module = context.module
+        made = nn.unbox(module.variables.get("params", {}))
+        path = "/".join(module.path)
+        called = (*args, *kwargs.values())
+        for name, value in made.items():
+            if isinstance(value, Mapping):
+                if isinstance(module, UNITS) and path not in units:
+                    units.append(path)
+                continue
+            where = f"{path}/{name}" if path else name
+            if where not in declared:  # The innermost call, inside every stack.
+                declared[where] = declare(module, name, value.shape, called)
+        return result
+
+    with nn.intercept_methods(watch):
+        variables = _shapes(model, inputs, arguments)
+
+    def leaf(path, shape):
+        inside = (unit for unit in units if path.startswith(f"{unit}/"))
+        return Leaf(path, shape, declared.get(path), unit=next(inside, None))
+
+    keyed = jax.tree_util.tree_leaves_with_path(variables.get("params", {}))
+    return [leaf(path_of(keys), tuple(value.shape)) for keys, value in keyed]
+
+
+def _shapes(model: nn.Module, inputs: Sequence[Any], arguments: Mapping) -> Any:
+    """`model.init` without computing; what is no array, as ``train=True``, is kept."""
+    given, structure = jax.tree.flatten((tuple(inputs), dict(arguments)))
+    arrays = {i: x for i, x in enumerate(given) if hasattr(x, "shape")}
+
+    def init(rng, arrays):
+        filled = [arrays.get(i, x) for i, x in enumerate(given)]
+        args, kwargs = jax.tree.unflatten(structure, filled)
+        return model.init(rng, *args, **kwargs)
+
+    return jax.eval_shape(init, jax.random.key(0), arrays)
+
+
+@functools.singledispatch
+def declare(
+    module: Any, name: str, shape: tuple[int, ...], called: Sequence[Any]
+) -> Declared | None:
+    """What a layer says of one of its parameters; None asks the user.
+
+    Args:
+      module: the layer.
+      name: the parameter's name in the layer.
+      shape: the parameter's shape in the layer.
+      called: the arguments the layer was called with.
+    """
+    if is_vector(shape):
+        return VECTOR if shape else SCALAR
+    return None
+
+
+@declare.register(nn.Dense)
+@declare.register(nn.recurrent.DenseParams)
+def _(module, name, shape, called):
+    return {"kernel": dense(shape), "bias": BIAS}.get(name)
+
+
+@declare.register
+def _(module: nn.DenseGeneral, name, shape, called):
+    if name == "bias":
+        return BIAS
+    batch, outputs = _count(module.batch_dims), _count(module.features)
+    return dense(shape, batch=batch, inputs=len(shape) - batch - outputs)
+
+
+@declare.register
+def _(module: nn.Einsum, name, shape, called):
+    if name == "bias":
+        return BIAS
+    strings = [value for value in called if isinstance(value, str)]
+    return einsum(shape, module.einsum_str or next(iter(strings), None))
+
+
+@declare.register
+def _(module: nn.Conv, name, shape, called):
+    if name == "bias":
+        return BIAS
+    kernel = conv(shape, groups=module.feature_group_count)
+    gates = isinstance(module.parent, nn.ConvLSTMCell)
+    return kernel.fused(blocks=4) if gates else kernel
+
+
+@declare.register
+def _(module: nn.ConvLocal, name, shape, called):
+    return BIAS if name == "bias" else dense(shape, batch=len(shape) - 2)
+
+
+@declare.register
+def _(module: nn.ConvTranspose, name, shape, called):
+    return BIAS if name == "bias" else conv(shape, transposed=module.transpose_kernel)
+
+
+@declare.register
+def _(module: nn.Embed, name, shape, called):
+    return EMBEDDING
+
+
+@declare.register(nn.BatchNorm)
+@declare.register(nn.GroupNorm)
+@declare.register(nn.InstanceNorm)
+@declare.register(nn.LayerNorm)
+@declare.register(nn.RMSNorm)
+@declare.register(nn.WeightNorm)
+def _(module, name, shape, called):
+    return NORM
+
+
+def _count(features: int | Sequence[int]) -> int:
+    return 1 if isinstance(features, int) else len(features)

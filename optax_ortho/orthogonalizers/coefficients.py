@@ -1,0 +1,134 @@
+"""Coefficients of Newton-Schulz iterations, and what can be promised of them.
+
+A step maps every singular value s of a matrix to ``a s + b s^3 + c s^5`` and leaves the
+singular vectors alone. A table is one triple (a, b, c) a step.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Row = tuple[float, float, float]
+
+# Steps for which a table is certified, whatever its length.
+MOST_STEPS = 20
+
+
+class Certificate(NamedTuple):
+    """What a table does to singular values in [lower, 1], computed in float64.
+
+    Attributes:
+      lower: the smallest singular value that is looked at.
+      steps: the number of steps that `minimum`, `maximum` and `slope` are about.
+      minimum: the smallest result.
+      maximum: the largest result.
+      slope: the growth of the smallest singular values.
+      diverges_at: the first singular value above 1 that leaves (0, 2), now or after
+        more steps.
+      bounded: whether [0, 1] stays inside (0, 2) after any number of steps from the
+        table's length to `MOST_STEPS`.
+    """
+
+    lower: float
+    steps: int
+    minimum: float
+    maximum: float
+    slope: float
+    diverges_at: float
+    bounded: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Coefficients:
+    """A table of coefficients: one (a, b, c) a step.
+
+    Steps beyond the table repeat its last row; fewer steps than rows use the first
+    ones. A table is never cycled: the first rows are steep, and a second round of them
+    throws singular values near 1 far away.
+
+    Args:
+      name: how it prints.
+      rows: the triples.
+      source: where they were published.
+      steps: how many steps its authors take; None is the number of rows.
+      bound: what the norm is multiplied by before the first step, to keep rounding
+        from pushing a singular value over the edge.
+
+    Raises:
+      ValueError: no rows, or rows that are not triples of finite numbers.
+
+    Examples:
+      >>> table = Coefficients("mine", [(2.0, -1.5, 0.5)], "an example")
+      >>> table.for_steps(2)
+      ((2.0, -1.5, 0.5), (2.0, -1.5, 0.5))
+      >>> table.certificate().bounded
+      True
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    source: str = dataclasses.field(default="", compare=False, repr=False)
+    steps: int | None = None
+    bound: float = 1.0
+
+    def __post_init__(self):
+        rows = tuple(tuple(map(float, row)) for row in self.rows)
+        if not rows or any(len(row) != 3 for row in rows):
+            raise ValueError(f"{self.name}: rows must be triples (a, b, c).")
+        if not np.isfinite(rows).all():
+            raise ValueError(f"{self.name}: rows must be finite numbers.")
+        object.__setattr__(self, "rows", rows)
+        if self.steps is None:
+            object.__setattr__(self, "steps", len(rows))
+
+    def for_steps(self, steps: int) -> tuple[Row, ...]:
+        """One row a step: the first ones, then the last one again and again."""
+        return (self.rows + self.rows[-1:] * steps)[:steps]
+
+    def certificate(self, steps: int | None = None, lower: float = 1e-3) -> Certificate:
+        """What the table does to singular values (see `Certificate`)."""
+        return _certify(self, self.steps if steps is None else steps, lower)
+
+
+def apply_rows(rows: Sequence[Row], s: np.ndarray) -> np.ndarray:
+    """The scalar map of a sequence of steps."""
+    for a, b, c in rows:
+        s = s * (a + s**2 * (b + c * s**2))
+    return s
+
+
+@functools.lru_cache
+def _certify(table: Coefficients, steps: int, lower: float) -> Certificate:
+    s = np.concatenate([np.geomspace(lower, 1, 20_001), np.linspace(0.01, 1, 20_001)])
+    after = apply_rows(table.for_steps(steps), s)
+    return Certificate(
+        lower,
+        steps,
+        float(after.min()),
+        float(after.max()),
+        math.prod(row[0] for row in table.for_steps(steps)),
+        _diverges_at(table, steps),
+        bool(_stays(table, steps, np.linspace(1e-4, 1, 20_001)).all()),
+    )
+
+
+def _stays(table: Coefficients, steps: int, s: np.ndarray) -> np.ndarray:
+    """Whether each value is in (0, 2) from `steps` steps on."""
+    rows = table.for_steps(max(steps, MOST_STEPS))
+    inside = np.ones(s.shape, bool)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for i, row in enumerate(rows, start=1):
+            s = apply_rows([row], s)
+            if i >= min(steps, len(table.rows)):
+                inside &= (s > 0) & (s < 2)
+    return inside
+
+
+def _diverges_at(table: Coefficients, steps: int) -> float:
+    s = np.linspace(1, 2, 100_001)
+    outside = ~_stays(table, steps, s)
+    return float(s[outside.argmax()]) if outside.any() else math.inf

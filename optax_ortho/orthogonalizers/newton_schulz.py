@@ -1,0 +1,158 @@
+"""Newton-Schulz iteration: an odd polynomial of the matrix, applied again and again.
+
+    X <- X / ||X||
+    A <- X X^H
+    X <- a X + (b A + c A^2) X        for every row (a, b, c) of a table
+
+References:
+  Jordan et al., `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optax_ortho.checks import check_number, refuse_array
+from optax_ortho.orthogonalizers.coefficients import Coefficients, Row
+from optax_ortho.orthogonalizers.prescale import Prescale, frobenius, normalized
+from optax_ortho.orthogonalizers.products import apply, gram, multiply
+from optax_ortho.orthogonalizers.tables import COEFFICIENTS, KELLER_JORDAN
+
+
+@dataclasses.dataclass(frozen=True)
+class NewtonSchulz:
+    """Orthogonalizes by a table of quintic (or cubic) steps.
+
+    The result is free of scale (with ``eps=0``), zero stays exactly zero, and a tall
+    matrix gives the transpose of what its transpose gives. With five-step tables and
+    float32 compute the null space of a rank-deficient matrix is kept: what rounding
+    puts there is multiplied by the table's slope, 485 for Keller Jordan's, and stays
+    below 1e-3 of the largest singular value. In bfloat16 it is not: rounding alone is
+    2^-8, and comes out at the size of everything else.
+
+    Args:
+      coefficients: a name in `COEFFICIENTS`, a `Coefficients`, or rows (a, b, c).
+      steps: how many; None is what the table's authors take.
+      dtype: what to compute in; None is the input's own, float32 for half precision.
+        On a TPU the default precision of a float32 product is one bfloat16 pass, so
+        there float32 means float32 storage.
+      precision: of the products; None is the backend's default.
+      eps: added to the norm, in the units of the input, as reference implementations
+        do (1e-7 or 1e-8). It gives up the freedom of scale.
+      prescale: the norm; see `optax_ortho.orthogonalizers.frobenius`.
+      unsafe: take a table that its certificate does not call safe.
+
+    Raises:
+      ValueError: an unknown name, a number out of range, or an unsafe table.
+
+    Examples:
+      >>> x = jnp.array([[3.0, 0.0, 0.0], [0.0, 0.3, 0.0]])
+      >>> print(NewtonSchulz("polar_express_8").orthogonalize(x).round(4))
+      [[1. 0. 0.]
+       [0. 1. 0.]]
+    """
+
+    coefficients: str | Coefficients | Sequence[Row] = KELLER_JORDAN
+    steps: int | None = None
+    dtype: Any = None
+    precision: Any = None
+    eps: float = 0.0
+    prescale: Prescale = frobenius
+    unsafe: bool = False
+
+    def __post_init__(self):
+        complete(self)
+
+    def orthogonalize(self, x: jax.Array) -> jax.Array:
+        """Orthogonalizes ``(..., m, n)`` matrices, keeping shape and dtype.
+
+        Raises:
+          ValueError: fewer than two axes.
+        """
+        check_matrix(x)
+        y = prepared(self, x)
+        for a, b, c in rows_of(self):
+            p = gram(y, self.precision)
+            if c == 0:
+                q = b * p
+            else:
+                q = (b * p + c * multiply(p, p, self.precision)).astype(y.dtype)
+            y = (a * y + apply(q, y, self.precision)).astype(y.dtype)
+        return y.astype(x.dtype)
+
+    def flops(self, m: int, n: int) -> int:
+        """Floating-point operations for one real m x n matrix."""
+        short, long = sorted((m, n))
+        squares = sum(c != 0 for _, _, c in rows_of(self))
+        return 4 * len(rows_of(self)) * short**2 * long + 2 * squares * short**3
+
+
+def complete(iteration: Any) -> None:
+    """Checks the fields of a frozen iteration, and fills those that follow from others.
+
+    Raises:
+      ValueError: an unknown name, a number out of range, or an unsafe table.
+    """
+    name = type(iteration).__name__
+    table = iteration.coefficients
+    refuse_array("coefficients", table)
+    if isinstance(table, str):
+        if table not in COEFFICIENTS:
+            known = ", ".join(COEFFICIENTS)
+            raise ValueError(f"{name}: no table {table!r}; there are {known}.")
+        table = COEFFICIENTS[table]
+    elif not isinstance(table, Coefficients):
+        table = Coefficients("custom", tuple(table))
+    steps = table.steps if iteration.steps is None else iteration.steps
+    refuse_array("steps", steps)
+    check_number("steps", steps, at_least=1)
+    check_number("eps", iteration.eps)
+    dtype = None if iteration.dtype is None else jnp.dtype(iteration.dtype)
+    object.__setattr__(iteration, "coefficients", table)
+    object.__setattr__(iteration, "steps", steps)
+    object.__setattr__(iteration, "dtype", dtype)
+    if not iteration.unsafe:
+        _refuse_unsafe(name, table, steps, dtype)
+
+
+def _refuse_unsafe(name: str, table: Coefficients, steps: int, dtype: Any) -> None:
+    certificate = table.certificate(steps)
+    if not certificate.bounded:
+        raise ValueError(
+            f"{name}: {table.name!r} is not safe: singular values in [0, 1] leave (0, "
+            f"2), to {certificate.minimum:.3g} .. {certificate.maximum:.3g} after "
+            f"{steps} steps or further after more. unsafe=True takes it all the same."
+        )
+    room = certificate.diverges_at * table.bound
+    if dtype is not None and dtype.itemsize < 4 and room < 1.005:
+        raise ValueError(
+            f"{name}: {table.name!r} diverges from {certificate.diverges_at:.5f} on, "
+            f"which {dtype} rounds to. Compute in float32, or unsafe=True."
+        )
+
+
+def rows_of(iteration: Any) -> tuple[Row, ...]:
+    """One row a step."""
+    return iteration.coefficients.for_steps(iteration.steps)
+
+
+def prepared(iteration: Any, x: jax.Array) -> jax.Array:
+    """A matrix divided by its norm, in the dtype to compute in."""
+    dtype = iteration.dtype
+    if dtype is None:
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+    elif jnp.iscomplexobj(x):
+        dtype = jnp.promote_types(dtype, jnp.complex64)
+    bound = iteration.coefficients.bound
+    return normalized(x, iteration.prescale, iteration.eps, bound, dtype)
+
+
+def check_matrix(x: jax.Array) -> None:
+    """Refuses what is not a matrix or a batch of them."""
+    if jnp.ndim(x) < 2:
+        raise ValueError(
+            f"An orthogonalizer takes (..., m, n) arrays, got shape {jnp.shape(x)}."
+        )

@@ -1,0 +1,160 @@
+"""Bringing singular values into the interval a table is made for.
+
+A prescaling is a function of a batch of matrices and an `eps` in their units; it gives
+the divisor, which broadcasts against the matrices. Its result should be at least their
+largest singular value.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Prescale = Callable[[jax.Array, Any], jax.Array]
+"""``(x, eps) -> divisor``."""
+
+
+def frobenius(x: jax.Array, eps: float | jax.Array = 0.0) -> jax.Array:
+    """The Frobenius norm, plus eps: always enough, and loose by sqrt(stable rank).
+
+    Args:
+      x: ``(..., m, n)``.
+      eps: added to the norm, as most reference implementations do.
+
+    Returns:
+      ``(..., 1, 1)``.
+
+    Examples:
+      >>> print(frobenius(jnp.array([[3.0, 4.0]])))
+      [[5.]]
+    """
+    return _norm(x) + eps
+
+
+def clamped_frobenius(x: jax.Array, eps: float | jax.Array = 0.0) -> jax.Array:
+    """The Frobenius norm, at least eps, as in torch.optim.Muon.
+
+    Args:
+      x: ``(..., m, n)``.
+      eps: the least divisor.
+
+    Returns:
+      ``(..., 1, 1)``.
+
+    Examples:
+      >>> print(clamped_frobenius(jnp.array([[3.0, 4.0]]), 10.0))
+      [[10.]]
+    """
+    return jnp.maximum(_norm(x), eps)
+
+
+def schatten4(x: jax.Array, eps: float | jax.Array = 0.0) -> jax.Array:
+    """The Schatten-4 norm, ``||X X^H||_F^(1/2)``, plus eps.
+
+    It is never below the spectral norm, and closer to it than Frobenius: on a flat
+    spectrum of n values by n^(1/4) and not n^(1/2). It costs one more Gram product.
+
+    Args:
+      x: ``(..., m, n)``.
+      eps: added to the norm.
+
+    Returns:
+      ``(..., 1, 1)``.
+
+    Examples:
+      >>> print(schatten4(jnp.eye(16)))
+      [[2.]]
+    """
+    return jnp.sqrt(_norm(_gram(x))) + eps
+
+
+def aol(x: jax.Array, eps: float | jax.Array = 0.0) -> jax.Array:
+    """A divisor for each row or column on the short side (almost orthogonal layers).
+
+    Row i is divided by ``(sum_j |X X^H|_ij)^(1/2)``, which brings all singular values
+    to 1 or below. The rows are divided by different numbers, so what is orthogonalized
+    is another matrix and its polar factor is not that of X.
+
+    Args:
+      x: ``(..., m, n)``.
+      eps: added to the divisors.
+
+    Returns:
+      ``(..., m, 1)`` for wide and square matrices, ``(..., 1, n)`` for tall ones.
+
+    Examples:
+      >>> aol(jnp.ones((2, 5))).shape, aol(jnp.ones((5, 2))).shape
+      ((2, 1), (1, 2))
+
+    References:
+      Boissin et al., `Turbo-Muon <https://arxiv.org/abs/2512.04632>`_, 2025
+    """
+    sums = jnp.abs(_gram(x)).sum(-1)
+    axis = -2 if is_tall(x) else -1
+    return jnp.expand_dims(jnp.sqrt(sums), axis) + eps
+
+
+def to_unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Multiplies each matrix by the power of two that brings its largest entry near 1.
+
+    A power of two changes no digit, so what follows is free of scale to the last bit;
+    and the squares in a norm then neither overflow nor vanish.
+
+    Args:
+      x: ``(..., m, n)`` in float32, float64 or a complex dtype.
+
+    Returns:
+      The scaled matrices, and the powers as ``(..., 1, 1)``.
+
+    Examples:
+      >>> x, power = to_unit(jnp.array([[3e37, 6.0]]))
+      >>> print(x[0, 0], power[0, 0] == 2.0**-124)
+      0.7052... True
+    """
+    real = jnp.finfo(x.dtype)
+    if x.size == 0:
+        return x, jnp.ones((*x.shape[:-2], 1, 1), real.dtype)
+    parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
+    largest = jnp.stack([jnp.abs(part).max((-2, -1), keepdims=True) for part in parts])
+    # The result is free of scale, so its derivative in the scale is zero.
+    _, exponent = jnp.frexp(lax.stop_gradient(largest.max(0)))
+    # 2^-exponent has to be a normal number; denormals are flushed to zero.
+    exponent = jnp.clip(exponent, real.minexp + 2, -real.minexp)
+    power = jnp.ldexp(jnp.ones_like(exponent, dtype=real.dtype), -exponent)
+    return x * power, power
+
+
+def is_tall(x: jax.Array) -> bool:
+    """Whether the Gram matrix of the columns is the smaller one."""
+    return x.shape[-2] > x.shape[-1]
+
+
+def _norm(x: jax.Array) -> jax.Array:
+    """Frobenius norms, (..., 1, 1), with derivative zero and not NaN at zero."""
+    squares = jnp.sum(jnp.real(x * x.conj()), (-2, -1), keepdims=True)
+    positive = squares > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+
+
+def _gram(x: jax.Array) -> jax.Array:
+    highest = lax.Precision.HIGHEST
+    if is_tall(x):
+        return jnp.einsum("...ki,...kj->...ij", x.conj(), x, precision=highest)
+    return jnp.einsum("...ik,...jk->...ij", x, x.conj(), precision=highest)
+
+
+def normalized(
+    x: jax.Array, prescale: Prescale, eps: float, bound: float, dtype: Any
+) -> jax.Array:
+    """Matrices divided by ``bound * norm + eps``, in the dtype to compute in.
+
+    The division happens in float32 or better, whatever the dtypes before and after. A
+    zero matrix stays zero.
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    x, power = to_unit(x.astype(wide))
+    divisor = bound * prescale(x, eps * power / bound)
+    positive = divisor > 0
+    return jnp.where(positive, x / jnp.where(positive, divisor, 1), 0).astype(dtype)

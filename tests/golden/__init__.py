@@ -1,0 +1,1 @@
+"""Recorded runs of the authors' own code, and their replay."""

@@ -1,0 +1,84 @@
+import pytest
+
+from optax_ortho.labels import words
+from optax_ortho.labels.words import said_role, says_head
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MultiHeadAttention_0",
+        "MultiHeadDotProductAttention_0",
+        "multi_head",
+        "attention_heads",
+        "attn_gate",
+        "pre_norm_mlp",
+        "pre_logits",
+        "headroom",
+        "normalizer",
+        "biased_dense",
+        "stable",
+        "rescale_mlp",
+        "positionwise",
+        "position_wise_mlp",
+        "tokenwise",
+        "up",
+        "0",
+        "_",
+        "",
+    ],
+)
+def test_names_that_say_nothing(name):
+    assert said_role(f"{name}/kernel") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("lm_head", "head"),
+        ("LMHead_0", "head"),
+        ("head", "head"),
+        ("heads", "head"),
+        ("mlp_head2", "head"),
+        ("classifier", "head"),
+        ("logits_dense", "head"),
+        ("unembed", "head"),
+        ("LayerNorm_0", "norm"),
+        ("RMSNorm", "norm"),
+        ("norm1", "norm"),
+        ("final_norm", "norm"),
+        ("head_norm", "norm"),
+        ("input_layernorm", "norm"),
+        ("ln_f", "norm"),
+        ("ln_1", "norm"),
+        ("query_ln", "norm"),
+        ("token_embedding", "embedding"),
+        ("embed_tokens", "embedding"),
+        ("Embed_0", "embedding"),
+        ("wte", "embedding"),
+        ("wpe", "embedding"),
+        ("pos_table", "embedding"),
+        ("relative_position_bias_table", "embedding"),
+        ("pos", "embedding"),
+        ("bias", "bias"),
+        ("rel_bias", "bias"),
+        ("layer_scale", "vector"),
+    ],
+)
+def test_names_that_say_a_role(name, role):
+    assert said_role(f"stack/{name}/w") == role
+
+
+def test_the_nearest_name_decides_but_a_norm_keeps_its_own():
+    assert said_role("lm_head/bias") == "bias"
+    assert said_role("embedder/head/kernel") == "head"
+    assert said_role("final_norm/bias") == "norm"
+
+
+def test_any_name_may_say_head():
+    assert says_head("heads/0/proj/kernel")
+    assert not says_head("MultiHead_0/proj/kernel")
+
+
+def test_words_are_of_the_whole_path():
+    assert words("c_attn/gateUp2") == {"c", "attn", "gate", "up"}

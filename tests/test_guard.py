@@ -1,0 +1,128 @@
+"""Non-finite gradients: what is skipped, and what is counted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from optax_ortho import MatrixAxes, Split, guard
+from optax_ortho.guard import stacked_axes
+from optax_ortho.testing import assert_close, check_recovers, check_skips, random_like
+
+SHAPES = {"a": (3, 2), "b": (4,), "stack": (3, 2, 2)}
+PARAMS = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
+
+
+def first_axis_of_stack(path, leaf):
+    return (0,) if path == "stack" else ()
+
+
+def masks(**where):
+    """Which entries are skipped: all of a leaf, or at an index of it."""
+    trees = {name: np.zeros(shape, bool) for name, shape in SHAPES.items()}
+    for name, index in where.items():
+        trees[name][index] = True
+    return trees
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "skipped",
+    [masks(a=...), masks(b=...), masks(stack=1), masks(stack=2)],
+    ids=["matrix", "vector", "layer 1", "layer 2"],
+)
+def test_only_the_bad_matrix_is_skipped(skipped, bad):
+    tx = guard(optax.adam(0.1), "skip_matrix", first_axis_of_stack)
+    check_skips(tx, PARAMS, skipped, bad)
+
+
+def test_without_batch_axes_a_leaf_is_skipped_whole():
+    check_skips(guard(optax.adam(0.1), "skip_matrix"), PARAMS, masks(stack=...))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_skip_step_skips_everything(bad):
+    tx = guard(optax.adam(0.1), "skip_step", first_axis_of_stack)
+    check_skips(tx, PARAMS, masks(a=..., b=..., stack=...), bad)
+
+
+@pytest.mark.parametrize("nonfinite", ["skip_matrix", "skip_step"])
+def test_a_hundred_bad_steps_are_forgotten(nonfinite):
+    check_recovers(guard(optax.adam(0.1), nonfinite), PARAMS, bad_steps=100)
+
+
+@pytest.mark.parametrize("nonfinite", ["skip_matrix", "skip_step"])
+def test_a_finite_gradient_passes_untouched(nonfinite):
+    tx = guard(optax.trace(0.9), nonfinite, first_axis_of_stack)
+    gradient = random_like(PARAMS)
+    updates, state = tx.update(gradient, tx.init(PARAMS))
+    assert_close(updates, gradient, 0, "a finite gradient")
+    assert state.skipped == 0
+
+
+@pytest.mark.parametrize(
+    "nonfinite, bad, number",
+    [
+        ("skip_matrix", {"a": (0, 0)}, 1),
+        ("skip_matrix", {"stack": (slice(0, 2), 0, 0)}, 2),
+        ("skip_matrix", {"a": (0, 0), "b": 0, "stack": 1}, 3),
+        ("skip_step", {"b": 0}, 5),
+    ],
+)
+def test_the_number_of_skipped_matrices(nonfinite, bad, number):
+    tx = guard(optax.identity(), nonfinite, first_axis_of_stack)
+    gradient = dict(PARAMS)
+    for name, index in bad.items():
+        gradient[name] = gradient[name].at[index].set(np.nan)
+    _, state = tx.update(gradient, tx.init(PARAMS))
+    assert state.skipped == number
+
+
+def test_the_count_stops_at_the_largest_integer():
+    tx = guard(optax.identity(), "skip_matrix")
+    full = tx.init(PARAMS)._replace(skipped=jnp.array(np.iinfo(np.int32).max - 1))
+    nothing_finite = jax.tree.map(lambda x: x * np.nan, PARAMS)
+    _, state = tx.update(nothing_finite, full)
+    assert state.skipped == np.iinfo(np.int32).max
+
+
+def test_off_is_the_transformation_itself():
+    tx = optax.GradientTransformationExtraArgs(*optax.identity())
+    assert guard(tx, "off").update is optax.with_extra_args_support(tx).update
+
+
+def test_a_decayed_matrix_is_not_decayed_when_skipped():
+    tx = guard(optax.add_decayed_weights(0.5), "skip_matrix")
+    gradient = {**PARAMS, "a": PARAMS["a"] * np.nan}
+    updates, _ = tx.update(gradient, tx.init(PARAMS), PARAMS)
+    np.testing.assert_array_equal(updates["a"], 0)
+
+
+def test_an_unknown_choice_is_refused():
+    with pytest.raises(ValueError, match="'skip_matrix', 'skip_step' or 'off'.*'skip'"):
+        guard(optax.identity(), "skip")
+
+
+def test_an_empty_tree_passes():
+    for nonfinite in ("skip_matrix", "skip_step"):
+        tx = guard(optax.identity(), nonfinite)
+        updates, state = tx.update({}, tx.init({}))
+        assert updates == {} and state.skipped == 0
+
+
+def test_an_empty_leaf_passes():
+    tx = guard(optax.identity(), "skip_matrix")
+    _, state = tx.update(jnp.zeros((0, 3)), tx.init(jnp.zeros((0, 3))))
+    assert state.skipped == 0
+
+
+def test_batch_axes_are_those_the_matrices_do_not_name():
+    axes = MatrixAxes(fan_in=-2, fan_out=-1, split=Split(-1, (1, 1)))
+    assert stacked_axes(lambda path, leaf: axes)("a", jnp.ones((5, 3, 4, 2))) == (0, 1)
+
+
+def test_one_flag_a_matrix_is_all_that_is_reduced():
+    tx = guard(optax.identity(), "skip_matrix", first_axis_of_stack)
+    program = str(jax.make_jaxpr(tx.update)(PARAMS, tx.init(PARAMS)))
+    assert program.count("is_finite") == len(SHAPES)

@@ -1,0 +1,249 @@
+"""What a summary promises and what diagnostics say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_ortho
+from optax_ortho import MatrixAxes, Split, diagnostics, muon, summary
+from optax_ortho.orthogonalizers import NewtonSchulz
+from optax_ortho.report import Summary
+
+SHAPES = {
+    "bias": (6,),
+    "kernel": (4, 6),
+    "qkv": (4, 12),
+    "stack": (3, 4, 6),
+}
+PARAMS = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
+LABELS = {
+    "bias": "bias",
+    "kernel": "matrix",
+    "qkv": MatrixAxes(split=Split(-1, (6, 3, 3))),
+    "stack": MatrixAxes(),
+}
+MATRICES = 1 + 3 + 3
+
+
+def our_muon(learning_rate=0.1, **kwargs):
+    arguments = {"labels": LABELS, "adamw_learning_rate": 0.01, **kwargs}
+    return muon(learning_rate, **arguments)
+
+
+WRAPPERS = {
+    "chain": lambda tx: optax.chain(tx, optax.scale(0.5)),
+    "nested chain": lambda tx: optax.chain(optax.chain(optax.identity(), tx)),
+    "partition": lambda tx: optax.partition({"all": tx}, lambda p: jax.tree.map(
+        lambda x: "all", p)),
+    "masked": lambda tx: optax.masked(tx, lambda p: jax.tree.map(lambda x: True, p)),
+    "MultiSteps": lambda tx: optax.MultiSteps(tx, 2),
+    "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
+    "inject_hyperparams": lambda tx: optax.inject_hyperparams(our_muon)(0.1),
+}
+every_wrapper = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
+
+
+@every_wrapper
+def test_summary_counts_matrices_through_wrappers(wrap):
+    assert summary(wrap(our_muon()), PARAMS).orthogonalized == MATRICES
+
+
+@every_wrapper
+def test_diagnostics_are_found_through_wrappers(wrap):
+    tx = wrap(our_muon())
+    figures = diagnostics(tx.init(PARAMS))
+    assert (figures["skipped"], figures["steps"]) == (0, 0)
+
+
+def test_matrices_of_one_shape_share_a_row():
+    rows = {row[0]: row[1] for row in summary(our_muon(), PARAMS).matrices}
+    assert rows == {(4, 6): 1 + 3 + 1, (4, 3): 2}
+
+
+def test_groups_say_who_goes_where():
+    groups = {row[0]: row for row in summary(our_muon(), PARAMS).groups}
+    name, method, rate, decay, leaves, size, state = groups["matrix"]
+    assert (method, rate, decay) == ("muon", "0.1", "0")
+    assert (leaves, size) == (3, 24 + 48 + 72)
+    assert state == 4 * size + 4  # A momentum in float32 and the count of steps.
+    name, method, rate, decay, leaves, size, state = groups["other"]
+    assert (method, rate, decay, leaves, size) == ("adamw", "0.01", "0", 1, 6)
+    assert state == 2 * 4 * size + 4 or state == 2 * 4 * size + 8  # m, v and counts.
+
+
+def test_bytes_of_state_follow_the_momentum_dtype():
+    (matrix, *_) = summary(our_muon(mu_dtype=jnp.bfloat16), PARAMS).groups
+    assert matrix[-1] == 2 * (24 + 48 + 72) + 4
+
+
+def test_fallbacks_by_role_are_groups():
+    tx = our_muon(fallback={"bias": optax.sgd(0.1)})
+    groups = {row[0]: row[1:5] for row in summary(tx, PARAMS).groups}
+    assert groups["bias"] == ("fallback['bias']", "own", "own", 1)
+    assert "other" not in groups
+
+
+def test_schedules_are_shown_by_their_first_value():
+    tx = our_muon(optax.linear_schedule(0.3, 0.0, 10))
+    assert summary(tx, PARAMS).groups[0][2] == "schedule, 0.3 at step 0"
+
+
+def test_injected_rates_are_called_so():
+    tx = optax.inject_hyperparams(our_muon)(0.1)
+    assert summary(tx, PARAMS).groups[0][2] == "injected"
+
+
+def test_nothing_is_computed():
+    huge = {"kernel": jax.ShapeDtypeStruct((100_000, 1_000_000), jnp.float32)}
+    assert summary(muon(0.1), huge).orthogonalized == 1
+
+
+def test_it_prints_methods_layouts_and_costs():
+    tx = our_muon(orthogonalizer=NewtonSchulz(), layout=optax_ortho.layouts.local())
+    text = str(summary(tx, PARAMS))
+    for words in ("4x6", repr(NewtonSchulz()), "Local(", "adamw", "FLOPs"):
+        assert words in text, text
+
+
+def test_a_plain_function_prints_by_its_name():
+    def halved(x):
+        return x / 2
+
+    text = str(summary(our_muon(orthogonalizer=halved), PARAMS))
+    assert "halved" in text and "unknown" in text
+
+
+# Warnings
+
+
+def warnings_of(tx, params=PARAMS):
+    return "\n".join(summary(tx, params).warnings)
+
+
+def test_a_careful_recipe_has_no_warnings():
+    assert warnings_of(our_muon()) == ""
+
+
+def test_nothing_orthogonalized_is_a_warning():
+    assert "No leaf is orthogonalized" in warnings_of(muon(0.1), {"b": jnp.ones(3)})
+
+
+def test_a_transformation_of_others_is_a_warning():
+    assert "No leaf is orthogonalized" in warnings_of(optax.adam(0.1))
+
+
+def test_a_clip_in_front_is_a_warning():
+    clip = optax.clip_by_global_norm(1.0)
+    assert "clip_by_global_norm" in warnings_of(optax.chain(clip, our_muon()))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tx: optax.chain(tx, optax.clip_by_global_norm(1.0)),
+        lambda tx: optax.chain(optax.clip(1.0), tx),
+    ],
+    ids=["a clip behind", "another clip in front"],
+)
+def test_other_clips_are_no_warning(wrap):
+    assert "clip_by_global_norm" not in warnings_of(wrap(our_muon()))
+
+
+def test_a_clip_inside_multi_steps_is_a_warning():
+    clip = optax.clip_by_global_norm(1.0)
+    tx = optax.MultiSteps(optax.chain(clip, our_muon()), 2)
+    assert "clip_by_global_norm" in warnings_of(tx)
+
+
+@pytest.mark.parametrize(
+    "path", ["qkv", "attn/qkv/kernel", "c_attn/kernel", "mlp/gate_up/kernel"]
+)
+def test_a_fused_leaf_without_a_split_is_a_warning(path):
+    params = jnp.ones((4, 12))
+    for name in reversed(path.split("/")):
+        params = {name: params}
+    found = warnings_of(muon(0.1, labels={"**": "matrix"}), params)
+    assert f"{path} (4, 12) looks like several matrices" in found
+    assert "Split(" in found
+
+
+def test_a_shared_rate_is_a_warning():
+    found = warnings_of(our_muon(0.25, adamw_learning_rate=None))
+    assert "'other'" in found and "0.25" in found and "adamw_learning_rate" in found
+
+
+def test_a_shared_rate_is_none_where_nobody_shares_it():
+    tx = muon(0.1, labels={"kernel": "matrix"})
+    assert warnings_of(tx, {"kernel": PARAMS["kernel"]}) == ""
+
+
+def test_undecided_leaves_are_a_warning():
+    params = {"kernel": jnp.ones((4, 6)), "conv": {"kernel": jnp.ones((3, 4, 6))}}
+    found = warnings_of(muon(0.1, adamw_learning_rate=0.1), params)
+    assert "conv/kernel" in found and "label(model)" in found
+
+
+def test_warnings_are_printed():
+    assert "! No leaf is orthogonalized." in str(summary(optax.adam(0.1), PARAMS))
+
+
+def test_a_summary_without_anything_prints():
+    assert str(Summary((), (), ())) == ""
+
+
+# Diagnostics
+
+
+def test_counts_of_steps_and_of_skipped_matrices():
+    tx = our_muon()
+    state = tx.init(PARAMS)
+    bad = {**PARAMS, "kernel": PARAMS["kernel"] * np.nan}
+    for gradient in (PARAMS, bad, bad):
+        _, state = tx.update(gradient, state, PARAMS)
+    figures = diagnostics(state)
+    assert (figures["steps"], figures["skipped"]) == (3, 2)
+
+
+def test_figures_of_the_last_step():
+    tx = our_muon(diagnostics=True)
+    gradient = jax.tree.map(lambda x: 3.0 * x, PARAMS)
+    updates, state = tx.update(gradient, tx.init(PARAMS), PARAMS)
+    matrices = np.concatenate([updates[k].ravel() for k in ("kernel", "qkv", "stack")])
+    figures = diagnostics(state)
+    assert figures["gradient_rms"] == pytest.approx(3.0)
+    rms = np.sqrt(np.mean(np.square(matrices))) / 0.1
+    assert figures["update_rms"] == pytest.approx(rms, rel=1e-5)
+
+
+def test_without_diagnostics_there_are_only_counts():
+    assert set(diagnostics(our_muon().init(PARAMS))) == {"skipped", "steps"}
+
+
+def test_without_a_guard_nothing_is_skipped():
+    state = our_muon(nonfinite="off").init(PARAMS)
+    assert set(diagnostics(state)) == {"steps"}
+
+
+def test_a_state_of_others_has_no_diagnostics():
+    assert diagnostics(optax.adam(0.1).init(PARAMS)) == {}
+
+
+def test_diagnostics_inside_jit():
+    tx = our_muon(diagnostics=True)
+
+    @jax.jit
+    def step(state):
+        _, state = tx.update(PARAMS, state, PARAMS)
+        return diagnostics(state)
+
+    assert step(tx.init(PARAMS))["steps"] == 1
+
+
+def test_recording_costs_a_step_nothing():
+    tx = our_muon()
+    state = tx.init(PARAMS)
+    before = str(jax.make_jaxpr(tx.update)(PARAMS, state, PARAMS))
+    summary(tx, PARAMS)
+    assert str(jax.make_jaxpr(tx.update)(PARAMS, state, PARAMS)) == before
