@@ -22,13 +22,13 @@ from optax_ortho.trust_region import JORDAN, SPECTRAL
 
 # A kernel, a stack of kernels of the same shape, and a convolution.
 MATRICES = {
-    "conv": (2, 2, 3, 4),
+    "conv": (2, 2, 1, 6),
     "dense": {"kernel": (4, 6)},
     "stack": (3, 4, 6),
 }
 # The same and what is no matrix.
 MODEL = {
-    "conv": (2, 2, 3, 4),
+    "conv": (2, 2, 1, 6),
     "dense": {"bias": (6,), "kernel": (4, 6)},
     "gain": (),
     "stack": (3, 4, 6),
@@ -75,6 +75,8 @@ class Row:
       decays: whether it decays its parameters.
       static_args: its arguments that `optax.inject_hyperparams` has to leave alone.
       tolerance: between two ways to compute one step in float32.
+      scale_tolerance: between steps for float32 gradients of different sizes.
+      variant: whether it varies another row, so that a quick run may check it less.
     """
 
     name: str
@@ -89,6 +91,9 @@ class Row:
     # Compiled products of 4 x 6 matrices differ from each other by a few 1e-7, which
     # five Newton-Schulz steps with slope 3.4 at zero enlarge.
     tolerance: float = 2e-5
+    # A factor rounds the entries of a gradient.
+    scale_tolerance: float = 1e-4
+    variant: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -97,6 +102,12 @@ class Row:
     def tx(self) -> optax.GradientTransformationExtraArgs:
         """The transformation; one object, so that its compiled steps are shared."""
         return with_extra(self.factory(**self.arguments), self.extra)
+
+    @functools.cached_property
+    def injected(self) -> optax.GradientTransformation:
+        """The transformation with its numbers in the state."""
+        inject = optax.inject_hyperparams(self.factory, self.static_args)
+        return with_extra(inject(**self.arguments), self.extra)
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
@@ -134,6 +145,12 @@ def recipe(name: str, factory: Callable, row: Mapping | None = None, **arguments
     return Row(name, factory, arguments, **({} if row is None else row))
 
 
+def variant(name: str, factory: Callable, row: Mapping | None = None, **arguments) -> Row:
+    """A row for an optimizer of which there is another row."""
+    row = {"variant": True, **({} if row is None else row)}
+    return recipe(name, factory, row, **arguments)
+
+
 def direction(
     name: str, factory: Callable, row: Mapping | None = None, **arguments
 ) -> Row:
@@ -161,42 +178,49 @@ MUON = [
         matrices=("dense/kernel",),  # By name and shape, the only one that is certain.
     ),
     recipe("muon_jordan", optax_ortho.muon, trust_region=JORDAN),
-    recipe(
+    variant(
         "muon_dion",
         optax_ortho.muon,
         momentum=momentum.heavy_ball(0.95),
-        orthogonalizer=NewtonSchulz("polar_express", eps=1e-8),
+        orthogonalizer=NewtonSchulz("polar_express"),
         trust_region=SPECTRAL,
     ),
-    recipe(
+    variant(
         "muon_bias_corrected",
         optax_ortho.muon,
         momentum=momentum.bias_corrected(0.95),
     ),
-    recipe(
+    variant(
         "muon_decay",
         optax_ortho.muon,
         {"decays": True},
         weight_decay=0.1,
         adamw_weight_decay=0.1,
     ),
-    recipe("muon_bfloat16_momentum", optax_ortho.muon, mu_dtype=jnp.bfloat16),
-    recipe("muon_diagnostics", optax_ortho.muon, diagnostics=True),
-    recipe(
+    variant(
+        "muon_bfloat16_momentum",
+        optax_ortho.muon,
+        # A factor rounds a bfloat16 by up to 2^-9, which the iteration enlarges.
+        {"static_args": ("mu_dtype",), "scale_tolerance": 5e-2},
+        mu_dtype=jnp.bfloat16,
+    ),
+    variant("muon_diagnostics", optax_ortho.muon, diagnostics=True),
+    variant(
         "muon_skip_step",
         optax_ortho.muon,
         {"nonfinite": "skip_step"},
         nonfinite="skip_step",
     ),
-    recipe("muon_no_guard", optax_ortho.muon, {"nonfinite": "off"}, nonfinite="off"),
-    recipe(
+    variant("muon_no_guard", optax_ortho.muon, {"nonfinite": "off"}, nonfinite="off"),
+    variant(
         "muon_fallbacks",
         optax_ortho.muon,
-        fallback={"embedding": optax.sgd(RATE, 0.9), "scalar": optax.lion(RATE)},
+        fallback={"embedding": optax.sgd(RATE, 0.9), "scalar": optax.sgd(RATE)},
     ),
-    recipe(
+    variant(
         "muon_schedule",
         optax_ortho.muon,
+        {"static_args": ("learning_rate",)},  # It would become a number in the state.
         learning_rate=optax.linear_schedule(RATE, RATE / 2, 100),
     ),
     direction(

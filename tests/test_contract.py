@@ -1,6 +1,5 @@
 """Every promise of `optax_ortho.testing`, kept by every row of `rows.py`."""
 
-import functools
 import pickle
 
 import flax.serialization
@@ -19,13 +18,25 @@ from optax_ortho import testing
 from optax_ortho.testing import assert_close, check_round_trip, random_like
 from tests.rows import RATE, RECIPES, ROWS, new_params
 
-# With module scope the tests of one row are neighbours and share its compiled step.
-each = functools.partial(pytest.mark.parametrize, "row", ids=str, scope="module")
+
+def each(rows, in_full=False):
+    """One test a row; `in_full` leaves variants to the slow part."""
+    params = [
+        pytest.param(row, marks=pytest.mark.slow if in_full and row.variant else ())
+        for row in rows
+    ]
+    # With module scope the tests of one row are neighbours and share its compiled step.
+    return pytest.mark.parametrize("row", params, ids=map(str, rows), scope="module")
+
+
+OPTIMIZERS = [row for row in ROWS if row.is_optimizer]
 every_row = each(ROWS)
-every_optimizer = each([row for row in ROWS if row.is_optimizer])
+every_row_in_full = each(ROWS, in_full=True)
+every_optimizer = each(OPTIMIZERS)
+every_optimizer_in_full = each(OPTIMIZERS, in_full=True)
 every_guarded_row = each([row for row in ROWS if row.nonfinite != "off"])
-every_skipper = each([row for row in ROWS if row.nonfinite == "skip_matrix"])
 every_scale_free_row = each([row for row in ROWS if row.matrices])
+every_scale_free_row_in_full = each([row for row in ROWS if row.matrices], in_full=True)
 
 
 @every_row
@@ -59,27 +70,27 @@ def test_zero_gradient_gives_zero(row):
     testing.check_zero_gradient(row.tx, params)
 
 
-@every_row
+@every_row_in_full
 def test_jit_changes_nothing(row):
     testing.check_jit(row.tx, row.params, row.tolerance)
 
 
-@every_row
+@every_row_in_full
 def test_vmap_changes_nothing(row):
     testing.check_vmap(row.tx, row.params, row.tolerance)
 
 
-@every_row
+@every_row_in_full
 def test_multi_steps(row):
     testing.check_multi_steps(row.tx, row.params, row.tolerance)
 
 
-@every_row
+@every_row_in_full
 def test_partition(row):
     testing.check_partition(row.tx, row.params, row.tolerance)
 
 
-@every_row
+@every_row_in_full
 def test_masked_leaves_pass_unchanged(row):
     kernel = jax.tree.map(np.any, row.only("dense/kernel"))
     masked = optax.masked(row.tx, kernel)
@@ -90,7 +101,7 @@ def test_masked_leaves_pass_unchanged(row):
     assert_close(updates, expected, row.tolerance, "a masked tree")
 
 
-@every_row
+@every_row_in_full
 def test_decreases_a_quadratic(row):
     testing.check_decreases(row.optimizer, row.params)
 
@@ -121,19 +132,15 @@ def test_orbax_checkpoint_continues(row, tmp_path):
     check_round_trip(row.tx, row.params, save_and_load)
 
 
-@every_optimizer
+@every_optimizer_in_full
 def test_injected_hyperparameters_change_nothing(row):
-    testing.check_injected(
-        row.factory, row.arguments, row.params, row.static_args, row.tolerance
-    )
+    testing.check_injected(row.injected, row.tx, row.params, row.tolerance)
 
 
-@every_optimizer
+@each([r for r in OPTIMIZERS if "learning_rate" not in r.static_args], in_full=True)
 def test_injected_learning_rate_takes_effect(row):
-    arguments = {**row.arguments, "learning_rate": RATE}
-    tx = optax.inject_hyperparams(row.factory, row.static_args)(**arguments)
-    gradient, state = random_like(row.params), tx.init(row.params)
-    step = jax.jit(tx.update)
+    gradient, state = random_like(row.params), row.injected.init(row.params)
+    step = jax.jit(row.injected.update)
     once, _ = step(gradient, state, row.params)
     doubled = optax.tree.set(state, learning_rate=jnp.asarray(2 * RATE))
     twice, _ = step(gradient, doubled, row.params)
@@ -231,25 +238,25 @@ def matrices_of(row, dtype):
     masks = row.only(*row.matrices)
 
     def keep_only(tree):
-        return jax.tree.map(lambda x, m: x if m.any() else jnp.zeros_like(x), tree, masks)
+        return jax.tree.map(lambda x, m: x if m.any() else 0 * x, tree, masks)
 
     def update(updates, state, params=None):
         updates, state = row.tx.update(keep_only(updates), state, params)
         return keep_only(updates), state
 
-    tx = optax.GradientTransformation(row.tx.init, update)
     params = new_params(row.shapes, dtype)
-    return tx, jax.tree.map(jnp.zeros_like, params) if row.decays else params
+    tx = optax.GradientTransformation(row.tx.init, update)
+    return tx, optax.tree.zeros_like(params) if row.decays else params
 
 
 @every_scale_free_row
 def test_float32_gradient_of_any_size_gives_one_update(row):
-    # The limit of 1e-4 allows for the rounding of the gradient's entries by the factor.
     factors = [float(f"1e{exponent}") for exponent in range(-30, 38)]
-    testing.check_scale_free(*matrices_of(row, jnp.float32), factors, tolerance=1e-4)
+    tx, params = matrices_of(row, jnp.float32)
+    testing.check_scale_free(tx, params, factors, row.scale_tolerance)
 
 
-@every_scale_free_row
+@every_scale_free_row_in_full
 @pytest.mark.parametrize(
     "dtype, exponents",
     # Between them all entries are normal numbers and nothing is rounded.

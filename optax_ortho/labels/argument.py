@@ -71,7 +71,6 @@ def resolve(labels: Any) -> Labeller:
         return Rule(labels)
     rules = _in_order(labels)
     for path, value in rules:
-        refuse_array(f"labels at {path!r}", value)
         if not path or not isinstance(value, (str, MatrixAxes, Label)):
             raise TypeError(
                 f"labels holds a {type(value).__name__} at {path!r}; it may be None, "

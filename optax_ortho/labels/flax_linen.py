@@ -5,7 +5,7 @@ shape, and the tree holds the stacked one; their difference is the stack axis.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -58,8 +58,11 @@ def leaves(
                     units.append(path)
                 continue
             where = f"{path}/{name}" if path else name
-            if where not in declared:  # The innermost call, inside every stack.
-                declared[where] = declare(module, name, value.shape, called)
+            if where not in declared:  # Layers that share a scope: the inner one.
+                what = declare(module, name, value.shape, called)
+                if what is None and is_vector(value.shape):
+                    what = VECTOR if value.shape else SCALAR
+                declared[where] = what
         return result
 
     with nn.intercept_methods(watch):
@@ -98,55 +101,62 @@ def declare(
       shape: the parameter's shape in the layer.
       called: the arguments the layer was called with.
     """
-    if is_vector(shape):
-        return VECTOR if shape else SCALAR
     return None
 
 
-@declare.register(nn.Dense)
-@declare.register(nn.recurrent.DenseParams)
-def _(module, name, shape, called):
-    return {"kernel": dense(shape), "bias": BIAS}.get(name)
+def _kernel_of(*layers: type) -> Callable:
+    """Registers how a layer's kernel is read; its bias is a bias."""
+
+    def register(read):
+        def declared(module, name, shape, called):
+            if name == "kernel":
+                return read(module, shape, called)
+            return BIAS if name == "bias" else None
+
+        for layer in layers:
+            declare.register(layer, declared)
+        return read
+
+    return register
 
 
-@declare.register
-def _(module: nn.DenseGeneral, name, shape, called):
-    if name == "bias":
-        return BIAS
+@_kernel_of(nn.Dense, nn.recurrent.DenseParams)
+def _dense(module, shape, called):
+    return dense(shape)
+
+
+@_kernel_of(nn.DenseGeneral)
+def _dense_general(module, shape, called):
     batch, outputs = _count(module.batch_dims), _count(module.features)
     return dense(shape, batch=batch, inputs=len(shape) - batch - outputs)
 
 
-@declare.register
-def _(module: nn.Einsum, name, shape, called):
-    if name == "bias":
-        return BIAS
-    strings = [value for value in called if isinstance(value, str)]
-    return einsum(shape, module.einsum_str or next(iter(strings), None))
+@_kernel_of(nn.Einsum)
+def _einsum(module, shape, called):
+    strings = (value for value in called if isinstance(value, str))
+    return einsum(shape, module.einsum_str or next(strings, None))
 
 
-@declare.register
-def _(module: nn.Conv, name, shape, called):
-    if name == "bias":
-        return BIAS
+@_kernel_of(nn.Conv)
+def _conv(module, shape, called):
     kernel = conv(shape, groups=module.feature_group_count)
     gates = isinstance(module.parent, nn.ConvLSTMCell)
     return kernel.fused(blocks=4) if gates else kernel
 
 
-@declare.register
-def _(module: nn.ConvLocal, name, shape, called):
-    return BIAS if name == "bias" else dense(shape, batch=len(shape) - 2)
+@_kernel_of(nn.ConvTranspose)
+def _conv_transpose(module, shape, called):
+    return conv(shape, transposed=module.transpose_kernel)
 
 
-@declare.register
-def _(module: nn.ConvTranspose, name, shape, called):
-    return BIAS if name == "bias" else conv(shape, transposed=module.transpose_kernel)
+@_kernel_of(nn.ConvLocal)
+def _conv_local(module, shape, called):
+    return dense(shape, batch=len(shape) - 2)
 
 
-@declare.register
-def _(module: nn.Embed, name, shape, called):
-    return EMBEDDING
+@declare.register(nn.Embed)
+def _embed(module, name, shape, called):
+    return EMBEDDING if name == "embedding" else None
 
 
 @declare.register(nn.BatchNorm)
@@ -154,9 +164,13 @@ def _(module: nn.Embed, name, shape, called):
 @declare.register(nn.InstanceNorm)
 @declare.register(nn.LayerNorm)
 @declare.register(nn.RMSNorm)
+def _norm(module, name, shape, called):
+    return NORM if name in ("scale", "bias") else None
+
+
 @declare.register(nn.WeightNorm)
-def _(module, name, shape, called):
-    return NORM
+def _weight_norm(module, name, shape, called):
+    return NORM  # Its names are paths, as "Dense_0/kernel/scale".
 
 
 def _count(features: int | Sequence[int]) -> int:

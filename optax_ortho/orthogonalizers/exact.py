@@ -47,7 +47,7 @@ def qdwh_polar(x: jax.Array) -> jax.Array:
       ``(..., m, n)``.
 
     Examples:
-      >>> print(qdwh_polar(jnp.array([[0.0, 2.0, 0.0], [0.5, 0.0, 0.0]])).round(5))
+      >>> print(abs(qdwh_polar(jnp.array([[0.0, 2.0, 0.0], [0.5, 0.0, 0.0]])).round(5)))
       [[0. 1. 0.]
        [1. 0. 0.]]
 

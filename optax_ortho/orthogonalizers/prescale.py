@@ -113,22 +113,29 @@ def to_unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
       >>> print(x[0, 0], power[0, 0] == 2.0**-124)
       0.7052... True
     """
-    real = jnp.finfo(x.dtype)
+    real = jnp.finfo(x.dtype).dtype
     if x.size == 0:
-        return x, jnp.ones((*x.shape[:-2], 1, 1), real.dtype)
-    parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
-    largest = jnp.stack([jnp.abs(part).max((-2, -1), keepdims=True) for part in parts])
-    # The result is free of scale, so its derivative in the scale is zero.
-    _, exponent = jnp.frexp(lax.stop_gradient(largest.max(0)))
-    # 2^-exponent has to be a normal number; denormals are flushed to zero.
-    exponent = jnp.clip(exponent, real.minexp + 2, -real.minexp)
-    power = jnp.ldexp(jnp.ones_like(exponent, dtype=real.dtype), -exponent)
+        return x, jnp.ones((*x.shape[:-2], 1, 1), real)
+    size = jnp.abs(x.real) + jnp.abs(x.imag) if jnp.iscomplexobj(x) else jnp.abs(x)
+    # What follows is free of scale, so its derivative in the scale is zero.
+    power = _inverse_power_of_two(lax.stop_gradient(size.max((-2, -1), keepdims=True)))
     return x * power, power
 
 
 def is_tall(x: jax.Array) -> bool:
     """Whether the Gram matrix of the columns is the smaller one."""
     return x.shape[-2] > x.shape[-1]
+
+
+def _inverse_power_of_two(x: jax.Array) -> jax.Array:
+    """2^-k for x in [2^k, 2^(k+1)), exactly, and always a normal number."""
+    float_ = jnp.finfo(x.dtype)
+    unsigned = jnp.dtype(f"uint{float_.bits}")
+    one = 1 << float_.nmant  # The lowest bit of the exponent.
+    largest = 2 * (float_.maxexp - 1)  # The exponent field of the largest numbers.
+    field = lax.bitcast_convert_type(x, unsigned) // unsigned.type(one)
+    inverse = unsigned.type(largest) - jnp.minimum(field, unsigned.type(largest - 1))
+    return lax.bitcast_convert_type(inverse * unsigned.type(one), x.dtype)
 
 
 def _norm(x: jax.Array) -> jax.Array:

@@ -74,14 +74,16 @@ def check_one_trace(
     traces = []
 
     @jax.jit
-    def step(gradient, state, params):
+    def counted(*arguments):
         traces.append(None)
-        updates, state = tx.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
+        return tx.update(*arguments)
 
-    state = tx.init(params)
+    step, state = jax.jit(tx.update), tx.init(params)
     for seed in range(steps):
-        params, state = step(random_like(params, seed), state, params)
+        gradient = random_like(params, seed)
+        counted.eval_shape(gradient, state, params)  # It traces, and never compiles.
+        updates, state = step(gradient, state, params)
+        params = optax.apply_updates(params, updates)
     check(len(traces) == 1, f"{steps} steps were traced {len(traces)} times.")
 
 
@@ -92,33 +94,35 @@ def check_dtypes(
 ) -> None:
     """Checks that updates have the gradients' dtype and that no state changes type.
 
-    Every dtype of parameters is tried with every dtype of gradients, and the state is
-    carried through `jax.lax.scan` and `jax.lax.cond`.
+    Every dtype of parameters is tried with every dtype of gradients. For the first and
+    the last of them the state is also carried through `jax.lax.scan` and `jax.lax.cond`.
     """
     for params_dtype in dtypes:
         for dtype in dtypes:
             what = f"{np.dtype(params_dtype)} parameters, {np.dtype(dtype)} gradients"
-            cast = optax.tree.cast(params, params_dtype)
-            _check_types(tx, cast, optax.tree.cast(params, dtype), what)
+            planned, gradient = _cast(params, params_dtype), _cast(params, dtype)
+            state = jax.eval_shape(tx.init, planned)
+            updates, new_state = jax.eval_shape(tx.update, gradient, state, planned)
+            assert_same_types(updates, gradient, f"{what}: the update")
+            assert_same_types(new_state, state, f"{what}: the state after a step")
+    planned, gradient = _cast(params, dtypes[-1]), _cast(params, dtypes[0])
+    state = jax.eval_shape(tx.init, planned)
+
+    def every_second_step(state, gradient, params):
+        def body(state, go):
+            def take():
+                return tx.update(gradient, state, params)[1]
+
+            return lax.cond(go, take, lambda: state), None
+
+        return lax.scan(body, state, jnp.array([True, False]))[0]
+
+    scanned = jax.eval_shape(every_second_step, state, gradient, planned)
+    assert_same_types(scanned, state, "the state after a scan")
 
 
-def _check_types(
-    tx: optax.GradientTransformation, params: Any, gradient: Any, what: str
-) -> None:
-    state = tx.init(params)
-    updates, new_state = jax.eval_shape(tx.update, gradient, state, params)
-    assert_same_types(updates, gradient, f"{what}: the update")
-    assert_same_types(new_state, state, f"{what}: the state after a step")
-
-    def body(state, go):
-        def take():
-            return tx.update(gradient, state, params)[1]
-
-        return lax.cond(go, take, lambda: state), None
-
-    go = jnp.array([True, False])
-    scanned, _ = jax.eval_shape(lambda state: lax.scan(body, state, go), state)
-    assert_same_types(scanned, state, f"{what}: the state after a scan")
+def _cast(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), tree)
 
 
 def check_abstract_init(tx: optax.GradientTransformation, params: Any) -> None:

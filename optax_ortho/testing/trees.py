@@ -78,13 +78,13 @@ def assert_close(
         )
 
 
-def assert_same_types(planned: Any, arrays: Any, what: str) -> None:
-    """Compares what `jax.eval_shape` gives with arrays: shape, dtype and weak type.
+def assert_same_types(actual: Any, expected: Any, what: str) -> None:
+    """Compares trees of `jax.ShapeDtypeStruct`s: shape, dtype and weak type.
 
     Raises:
       AssertionError: another structure, or a leaf of another type.
     """
-    for path, leaf, other in _pairs(planned, jax.eval_shape(lambda: arrays), what):
+    for path, leaf, other in _pairs(actual, expected, what):
         check(leaf == other, f"{what}: {path!r} is {leaf}, not {other}.")
 
 

@@ -17,6 +17,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +63,8 @@ class Line(NamedTuple):
 
     def __str__(self):
         figures = ("-" if x is None else f"{x:.2e}" for x in self[2:4])
-        return " ".join([self.set, self.case, *figures, self.verdict, self.reason])
+        words = [self.set, self.case, *figures, self.verdict, self.reason]
+        return " ".join(words).rstrip()
 
 
 def replay(directory: Path) -> Iterator[Line]:
@@ -80,13 +82,13 @@ def replay_set(golden: GoldenSet) -> Iterator[Line]:
 def comparisons(golden: GoldenSet) -> Iterator[tuple[str, Callable[[], Comparison]]]:
     """Each case, and what compares it."""
     for name, case in cases_of(golden.facts).items():
-        yield name, lambda n=name, c=case: replay_case(golden, n, c)
+        yield name, partial(replay_case, golden, name, case)
     for name, facts in golden.facts.get("methods", {}).items():
         for suffix, dtype in (("", jnp.float32), ("_bf16", jnp.bfloat16)):
             results = arrays_under(golden.arrays, f"out{suffix}/{name}/")
             if results:
                 title = f"{name}{suffix.replace('_', '/')}"
-                yield title, lambda a=(facts, dtype, results): replay_method(golden, *a)
+                yield title, partial(replay_method, golden, facts, dtype, results)
 
 
 def line(set_name: str, case: str, compare: Callable[[], Comparison]) -> Line:
@@ -112,7 +114,9 @@ def replay_case(golden: GoldenSet, name: str, case: Mapping[str, Any]) -> Compar
     dtype = dtype_of(case)
     tx = call(builder, dtype, **case["hyper"])
     ill_posed = [*golden.facts.get("ill_posed_params", ()), *case.get("ill_posed", ())]
-    names = [name for name in case["params"] if name not in ill_posed]
+    names = [param for param in case["params"] if param not in ill_posed]
+    if not names:
+        raise Unsupported("every parameter is ill-posed")
 
     def stored(key, lead):
         return {p: to_flax(golden.arrays[f"{key}/{p}"], lead) for p in names}
@@ -120,14 +124,12 @@ def replay_case(golden: GoldenSet, name: str, case: Mapping[str, Any]) -> Compar
     params, grads = stored("param", lead=0), stored("grad", lead=1)
     expected = stored(f"out/{name}", lead=1)
     found = train(tx, params, grads)
-    errors = {p: largest(found[p] - expected[p]) for p in names}
+    errors = [largest(found[p] - expected[p]) for p in names]
     change = max(largest(expected[p] - params[p]) for p in names)
     tol = case.get("tol", case.get("err32"))
     vs_float32 = tol.get("vs_fp32") if isinstance(tol, Mapping) else None
-    return Comparison(
-        float(np.max(list(errors.values()))),
-        tolerance(dtype, tol, vs_float32, change),
-    )
+    limit = tolerance(dtype, tol, vs_float32, change)
+    return Comparison(float(np.max(errors)), limit)
 
 
 def replay_method(

@@ -186,7 +186,7 @@ def torch_optim(
         lr,
         momentum=averaged(momentum, nesterov),
         orthogonalizer=NewtonSchulz(
-            (tuple(ns_coefficients),),
+            [ns_coefficients],
             ns_steps,
             dtype,
             eps=eps,
@@ -195,7 +195,7 @@ def torch_optim(
         ),
         trust_region=chosen("adjust_lr_fn", adjust_lr_fn, factors),
         weight_decay=weight_decay,
-        labels=matrices(last_two),
+        labels=matrices(last_two, vectors=None),
     )
 
 

@@ -286,6 +286,26 @@ def test_tied_embedding_and_head():
     }
 
 
+def test_layers_that_share_a_scope():
+    class Adapted(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            child = nn.DenseGeneral(8)
+            nn.share_scope(self, child)
+            a = self.param("a", nn.initializers.ones, (6, 2))
+            b = self.param("b", nn.initializers.ones, (2, 8))
+            return child(x) + x @ a @ b
+
+    with pytest.raises(ValueError, match="'a' .6, 2., 'b' .2, 8."):
+        label(Adapted(), ones(2, 6))
+    assert table(Adapted(), ones(2, 6), overrides=dict.fromkeys("ab", "matrix")) == {
+        "a": ((6, 2), DENSE),
+        "b": ((2, 8), DENSE),
+        "kernel": ((6, 8), DENSE),
+        "bias": ((8,), "bias"),
+    }
+
+
 class Block(nn.Module):
     width: int = 6
 
