@@ -1,6 +1,5 @@
 """Dtypes that stay what they were."""
 
-import jax
 import jax.numpy as jnp
 import optax
 import pytest
@@ -21,8 +20,8 @@ def test_types_are_kept(tx):
 
 
 def test_the_check_finds_what_adamw_does_without():
-    with pytest.raises(AssertionError, match="the state after a step: .*nu"):
-        check_dtypes(optax.adamw(0.1), optax.tree.cast(PARAMS, jnp.bfloat16), [jnp.float32])
+    with pytest.raises(AssertionError, match="bfloat16 parameters, float32"):
+        check_dtypes(optax.adamw(0.1), PARAMS, [(jnp.bfloat16, jnp.float32)])
 
 
 def test_one_dtype_is_not_changed():
@@ -52,5 +51,5 @@ def test_extra_arguments_reach_the_transformation():
 
 
 def test_float64_is_kept(float64):
-    params = jax.tree.map(lambda x: x.astype(jnp.float64), PARAMS)
-    check_dtypes(keep_dtypes(optax.adamw(0.1)), params, (jnp.float64, jnp.float32))
+    pairs = [(jnp.float64, jnp.float64), (jnp.float32, jnp.float64)]
+    check_dtypes(keep_dtypes(optax.adamw(0.1)), PARAMS, pairs)

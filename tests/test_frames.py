@@ -28,7 +28,7 @@ def rotated_by(matrix):
 def trajectory(tx, steps=3):
     state, out = tx.init(PARAMS), []
     for seed in range(steps):
-        updates, state = tx.update(random_like(PARAMS, seed), state, PARAMS)
+        updates, state = jax.jit(tx.update)(random_like(PARAMS, seed), state, PARAMS)
         out.append(updates)
     return out
 
@@ -49,7 +49,7 @@ def test_a_sign_in_a_frame_is_a_sign_of_what_enters():
     frame = rotated_by(ROTATION)
     tx = in_frame(frame, optax.scale_by_sign())
     gradient = random_like(PARAMS)
-    updates, _ = tx.update(gradient, tx.init(PARAMS))
+    updates, _ = jax.jit(tx.update)(gradient, tx.init(PARAMS))
     expected = jax.tree.map(lambda x: ROTATION @ jnp.sign(ROTATION.T @ x), gradient)
     assert_close(updates, expected, 1e-6, "a rotated sign")
 
@@ -68,7 +68,7 @@ def leading_rows():
 
 
 def test_state_is_born_in_the_shapes_of_the_frame(leading_rows):
-    state = in_frame(leading_rows, optax.trace(0.9)).init(PARAMS)
+    state = jax.jit(in_frame(leading_rows, optax.trace(0.9)).init)(PARAMS)
     assert state.inner.trace["kernel"].shape == (2, 3)
 
 
@@ -95,7 +95,7 @@ def test_the_frame_is_updated_before_it_is_entered():
     ones = jax.tree.map(jnp.ones_like, PARAMS)
     state = tx.init(PARAMS)
     for factor in (2.0, 4.0):
-        updates, state = tx.update(ones, state)
+        updates, state = jax.jit(tx.update)(ones, state)
         assert_close(updates, optax.tree.scale(factor, ones), 0, "a doubled frame")
 
 
@@ -115,5 +115,5 @@ def test_frame_and_inner_see_the_extra_arguments():
         ),
     )
     tx = in_frame(frame, inner)
-    tx.update(PARAMS, tx.init(PARAMS), PARAMS, loss=3.0)
+    jax.jit(tx.update)(PARAMS, tx.init(PARAMS), PARAMS, loss=3.0)
     assert seen == [3.0, 3.0]

@@ -1,5 +1,7 @@
 """What a summary promises and what diagnostics say."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import optax_ortho
 from optax_ortho import MatrixAxes, Split, diagnostics, muon, summary
 from optax_ortho.orthogonalizers import NewtonSchulz
 from optax_ortho.report import Summary
+from tests.rows import ONE_STEP
 
 SHAPES = {
     "bias": (6,),
@@ -27,20 +30,25 @@ LABELS = {
 MATRICES = 1 + 3 + 3
 
 
-def our_muon(learning_rate=0.1, **kwargs):
+def our_muon(learning_rate: Any = 0.1, **kwargs):
     arguments = {"labels": LABELS, "adamw_learning_rate": 0.01, **kwargs}
-    return muon(learning_rate, **arguments)
+    return muon(learning_rate, **{"orthogonalizer": ONE_STEP, **arguments})
+
+
+def injected_muon():
+    return optax.inject_hyperparams(muon)(0.1, labels=LABELS, adamw_learning_rate=0.01)
 
 
 WRAPPERS = {
     "chain": lambda tx: optax.chain(tx, optax.scale(0.5)),
     "nested chain": lambda tx: optax.chain(optax.chain(optax.identity(), tx)),
-    "partition": lambda tx: optax.partition({"all": tx}, lambda p: jax.tree.map(
-        lambda x: "all", p)),
+    "partition": lambda tx: optax.partition(
+        {"all": tx}, lambda p: jax.tree.map(lambda x: "all", p)
+    ),
     "masked": lambda tx: optax.masked(tx, lambda p: jax.tree.map(lambda x: True, p)),
     "MultiSteps": lambda tx: optax.MultiSteps(tx, 2),
     "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
-    "inject_hyperparams": lambda tx: optax.inject_hyperparams(our_muon)(0.1),
+    "inject_hyperparams": lambda tx: injected_muon(),
 }
 every_wrapper = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
 
@@ -91,8 +99,7 @@ def test_schedules_are_shown_by_their_first_value():
 
 
 def test_injected_rates_are_called_so():
-    tx = optax.inject_hyperparams(our_muon)(0.1)
-    assert summary(tx, PARAMS).groups[0][2] == "injected"
+    assert summary(injected_muon(), PARAMS).groups[0][2] == "injected"
 
 
 def test_nothing_is_computed():
@@ -201,7 +208,7 @@ def test_counts_of_steps_and_of_skipped_matrices():
     state = tx.init(PARAMS)
     bad = {**PARAMS, "kernel": PARAMS["kernel"] * np.nan}
     for gradient in (PARAMS, bad, bad):
-        _, state = tx.update(gradient, state, PARAMS)
+        _, state = jax.jit(tx.update)(gradient, state, PARAMS)
     figures = diagnostics(state)
     assert (figures["steps"], figures["skipped"]) == (3, 2)
 
@@ -209,7 +216,7 @@ def test_counts_of_steps_and_of_skipped_matrices():
 def test_figures_of_the_last_step():
     tx = our_muon(diagnostics=True)
     gradient = jax.tree.map(lambda x: 3.0 * x, PARAMS)
-    updates, state = tx.update(gradient, tx.init(PARAMS), PARAMS)
+    updates, state = jax.jit(tx.update)(gradient, tx.init(PARAMS), PARAMS)
     matrices = np.concatenate([updates[k].ravel() for k in ("kernel", "qkv", "stack")])
     figures = diagnostics(state)
     assert figures["gradient_rms"] == pytest.approx(3.0)
@@ -235,7 +242,7 @@ def test_diagnostics_inside_jit():
 
     @jax.jit
     def step(state):
-        _, state = tx.update(PARAMS, state, PARAMS)
+        _, state = jax.jit(tx.update)(PARAMS, state, PARAMS)
         return diagnostics(state)
 
     assert step(tx.init(PARAMS))["steps"] == 1

@@ -78,12 +78,12 @@ class Local:
         results = iter(self._run(call, tasks))
 
         out, new_states = [], []
-        for (_, leaf), one_axes in zip(keyed, leaf_axes, strict=True):
+        for (_, leaf), one_axes, old in zip(keyed, leaf_axes, states, strict=True):
             blocks = one_axes.block_shapes(jnp.shape(leaf))
             pairs = [next(results) for _ in blocks]
             out.append(_join([y for y, _ in pairs], one_axes, leaf))
-            block_states = tuple(s for _, s in pairs)
-            new_states.append(block_states if one_axes.split else block_states[0])
+            new = tuple(s for _, s in pairs) if one_axes.split else pairs[0][1]
+            new_states.append(new if state is None else jax.tree.map(_like, new, old))
         tree = treedef.unflatten(out)
         return tree if state is None else (tree, treedef.unflatten(new_states))
 
@@ -151,22 +151,17 @@ class Local:
             return _over_batch(f, xs, at_once)
 
         if len(chunks) == 1:
-            stacked = run(load(chunks[0]))
-            ys = [stacked]
+            ys = jax.tree.map(lambda y: y[None], run(load(chunks[0])))
+            start = 0
         else:
             loads = [lambda chunk=chunk: load(chunk) for chunk in chunks]
-            stacked = lax.map(
-                lambda i: run(lax.switch(i, loads)), jnp.arange(len(chunks))
-            )
-            ys = [
-                jax.tree.map(lambda y, i=i: y[i], stacked) for i in range(len(chunks))
-            ]
-        results = []
-        for i in range(len(tasks)):
-            chunk, j = divmod(i, per_chunk)
-            start = j * batch
-            results.append(jax.tree.map(lambda y, s=start: y[s : s + batch], ys[chunk]))
-        return results
+
+            def turn(i, _):
+                return i + 1, run(lax.switch(i, loads))
+
+            turns, ys = lax.scan(turn, 0, length=len(chunks))
+            start = turns - len(chunks)
+        return _unstacked(ys, start, batch, len(tasks))
 
 
 def local(batch_bytes: int = 2**20) -> Local:
@@ -210,6 +205,23 @@ def _over_batch(f: Callable, xs: Any, at_once: int) -> Any:
     return lax.map(lambda x: f(*x), xs, batch_size=size if size > 1 else None)
 
 
+def _unstacked(ys: Any, start: int | jax.Array, batch: int, number: int) -> list:
+    """The first `number` runs of `batch` matrices in ``(turns, matrices, ...)``.
+
+    `start` is 0 to us but not to XLA, where there are many runs: kernels that read at a
+    constant offset would all be different and be compiled one by one, at several
+    milliseconds each.
+    """
+    ys = jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), ys)
+    runs = []
+    for _ in range(number):
+        runs.append(
+            jax.tree.map(lambda y, i=start: lax.dynamic_slice_in_dim(y, i, batch), ys)
+        )
+        start = lax.optimization_barrier(start + batch)
+    return runs
+
+
 def _tasks(arrays: list, axes: MatrixAxes, state: Any) -> list[tuple]:
     """One ``(*matrices, state)`` per block of a leaf, batch axes flattened to one."""
     batch_ndim = len(axes.batch(jnp.ndim(arrays[0])))
@@ -241,6 +253,11 @@ def _gathered(x: jax.Array) -> jax.Array:
     if all(axis is None for axis in sharding.spec):
         return x
     return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def _like(new: jax.Array, old: jax.Array) -> jax.Array:
+    """A state with its batch axes apart again, where it was before."""
+    return _laid_out_like(new.reshape(old.shape), old)
 
 
 def _laid_out_like(x: jax.Array, leaf: jax.Array) -> jax.Array:

@@ -95,9 +95,10 @@ class Coefficients:
 
 
 def apply_rows(rows: Sequence[Row], s: np.ndarray) -> np.ndarray:
-    """The scalar map of a sequence of steps."""
-    for a, b, c in rows:
-        s = s * (a + s**2 * (b + c * s**2))
+    """The scalar map of a sequence of steps; it may end in inf or NaN."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        for a, b, c in rows:
+            s = s * (a + s**2 * (b + c * s**2))
     return s
 
 
@@ -120,11 +121,10 @@ def _stays(table: Coefficients, steps: int, s: np.ndarray) -> np.ndarray:
     """Whether each value is in (0, 2) from `steps` steps on."""
     rows = table.for_steps(max(steps, MOST_STEPS))
     inside = np.ones(s.shape, bool)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for i, row in enumerate(rows, start=1):
-            s = apply_rows([row], s)
-            if i >= min(steps, len(table.rows)):
-                inside &= (s > 0) & (s < 2)
+    for i, row in enumerate(rows, start=1):
+        s = apply_rows([row], s)
+        if i >= min(steps, len(table.rows)):
+            inside &= (s > 0) & (s < 2)
     return inside
 
 

@@ -73,7 +73,8 @@ class Exact:
     A TPU does an SVD in float32 many times slower than five products; half precision
     is decomposed in float32. Singular values at rounding level are where it differs
     from an iteration: `svd_polar` maps those below its cut-off to zero, `qdwh_polar`
-    maps them to one, as noise (a null space is not kept).
+    maps them to one, as noise (a null space is not kept). The derivative of an SVD is
+    not finite where singular values meet, as they do at zero.
 
     Args:
       polar: the decomposition, a function of ``(..., m, n)`` matrices of order one in

@@ -74,13 +74,15 @@ class NewtonSchulz:
         """
         check_matrix(x)
         y = prepared(self, x)
+        # Not in half precision, which would round the coefficients too.
+        wide = jnp.promote_types(y.dtype, jnp.float32)
         for a, b, c in rows_of(self):
             p = gram(y, self.precision)
-            if c == 0:
-                q = b * p
-            else:
-                q = (b * p + c * multiply(p, p, self.precision)).astype(y.dtype)
-            y = (a * y + apply(q, y, self.precision)).astype(y.dtype)
+            q = b * p.astype(wide)
+            if c != 0:
+                q += c * multiply(p, p, self.precision)
+            q = q.astype(y.dtype)
+            y = (a * y.astype(wide) + apply(q, y, self.precision)).astype(y.dtype)
         return y.astype(x.dtype)
 
     def flops(self, m: int, n: int) -> int:

@@ -38,8 +38,9 @@ def polar_express(
       ValueError: a number out of range.
 
     Examples:
-      >>> print(polar_express(lower=1e-3, steps=1, safety=1.0, cushion=0.02).rows[0][0])
-      8.3196856157...
+      >>> certificate = polar_express(lower=1e-3, steps=8).certificate()
+      >>> print(f"{certificate.minimum:.4f} to {certificate.maximum:.4f}")
+      1.0000 to 1.0000
     """
     check_number("lower", lower, at_least=np.finfo(float).tiny, below=1.0)
     check_number("steps", steps, at_least=1)

@@ -18,6 +18,9 @@ from optax_ortho.testing.trees import (
     stack,
 )
 
+F32, BF16, F16 = jnp.float32, jnp.bfloat16, jnp.float16
+DTYPES = ((F32, F32), (BF16, BF16), (F16, F16), (F32, BF16), (BF16, F32))
+
 
 def check_transformation(
     tx: optax.GradientTransformation,
@@ -90,23 +93,23 @@ def check_one_trace(
 def check_dtypes(
     tx: optax.GradientTransformation,
     params: Any,
-    dtypes: Sequence[Any] = (jnp.float32, jnp.bfloat16, jnp.float16),
+    pairs: Sequence[tuple[Any, Any]] = DTYPES,
 ) -> None:
     """Checks that updates have the gradients' dtype and that no state changes type.
 
-    Every dtype of parameters is tried with every dtype of gradients. For the first and
-    the last of them the state is also carried through `jax.lax.scan` and `jax.lax.cond`.
+    Args:
+      tx: the transformation.
+      params: its parameters.
+      pairs: dtypes of parameters and of gradients. With those of the last pair the
+        state is also carried through `jax.lax.scan` and `jax.lax.cond`.
     """
-    for params_dtype in dtypes:
-        for dtype in dtypes:
-            what = f"{np.dtype(params_dtype)} parameters, {np.dtype(dtype)} gradients"
-            planned, gradient = _cast(params, params_dtype), _cast(params, dtype)
-            state = jax.eval_shape(tx.init, planned)
-            updates, new_state = jax.eval_shape(tx.update, gradient, state, planned)
-            assert_same_types(updates, gradient, f"{what}: the update")
-            assert_same_types(new_state, state, f"{what}: the state after a step")
-    planned, gradient = _cast(params, dtypes[-1]), _cast(params, dtypes[0])
-    state = jax.eval_shape(tx.init, planned)
+    for dtypes in pairs:
+        what = "{} parameters, {} gradients".format(*map(np.dtype, dtypes))
+        planned, gradient = (_cast(params, dtype) for dtype in dtypes)
+        state = jax.eval_shape(tx.init, planned)
+        updates, new_state = jax.eval_shape(tx.update, gradient, state, planned)
+        assert_same_types(updates, gradient, f"{what}: the update")
+        assert_same_types(new_state, state, f"{what}: the state after a step")
 
     def every_second_step(state, gradient, params):
         def body(state, go):
@@ -127,15 +130,14 @@ def _cast(tree: Any, dtype: Any) -> Any:
 
 def check_abstract_init(tx: optax.GradientTransformation, params: Any) -> None:
     """Checks that a state can be planned from shapes alone."""
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
-    assert_same_types(
-        jax.eval_shape(tx.init, shapes), tx.init(params), "a planned init"
-    )
+    shapes, state = jax.eval_shape(lambda: params), tx.init(params)
+    planned = jax.eval_shape(tx.init, shapes)
+    assert_same_types(planned, jax.eval_shape(lambda: state), "a planned state")
 
 
 def check_unexpected_arguments(tx: optax.GradientTransformation, params: Any) -> None:
     """Checks that extra arguments meant for other transformations may pass."""
-    update = functools.partial(tx.update, an_argument_that_nobody_expects=1)
+    update = with_extra(tx, {"an_argument_that_nobody_expects": 1}).update
     jax.eval_shape(update, params, tx.init(params), params)
 
 

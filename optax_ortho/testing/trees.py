@@ -60,9 +60,9 @@ def assert_close(
       AssertionError: another structure, or a leaf that differs by more.
 
     Examples:
-      >>> assert_close({"a": jnp.array([2.0, 1.1])}, {"a": jnp.array([2.0, 1.0])}, 0, "x")
+      >>> assert_close({"a": np.array([2.0, 1.1])}, {"a": np.array([2, 1])}, 0, "sum")
       Traceback (most recent call last):
-      AssertionError: x: 'a' differs by 5.0e-02 of its largest entry, not 0.0e+00.
+      AssertionError: sum: a differs by 5.0e-02 of its largest entry, not 0.0e+00.
     """
     for path, leaf, other in _pairs(actual, expected, what):
         if but and path.split("/")[-1] == but:
@@ -73,8 +73,8 @@ def assert_close(
         size = np.abs(other).max(initial=1e-300)
         check(
             bool(difference <= tolerance * size),
-            f"{what}: {path!r} differs by {difference / size:.1e} of its largest "
-            f"entry, not {tolerance:.1e}.",
+            f"{what}: {path or 'the result'} differs by {difference / size:.1e} of its "
+            f"largest entry, not {tolerance:.1e}.",
         )
 
 

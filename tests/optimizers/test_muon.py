@@ -1,5 +1,7 @@
 """Muon: the box in float64, `optax.contrib.muon`, and every argument."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,16 +13,16 @@ import optax_ortho
 from optax_ortho import MatrixAxes, muon, scale_by_muon
 from optax_ortho.momentum import bias_corrected, heavy_ball
 from optax_ortho.optimizers.muon import MuonState
-from optax_ortho.orthogonalizers import Exact, NewtonSchulz
+from optax_ortho.orthogonalizers import NewtonSchulz
 from optax_ortho.testing import assert_close, random_like
 from optax_ortho.trust_region import JORDAN, SPECTRAL, by_shape, match_rms
 from tests.reference import muon as reference
-from tests.rows import LABELS, MATRICES, MODEL, axes, new_params
+from tests.rows import LABELS, MODEL, ONE_STEP, new_params
 
 KERNEL = {"kernel": (4, 6)}
 
 
-def trained(tx, params, steps=10):
+def trained(tx, params, steps=10) -> Any:
     """Parameters after steps with random gradients of different sizes."""
     state, step = tx.init(params), jax.jit(tx.update)
     for seed in range(steps):
@@ -72,11 +74,11 @@ def test_other_leaves_are_adamw():
 
 
 def test_the_update_has_the_promised_rms():
-    params = new_params({"a": (32, 64), "b": (96, 16)})
-    tx = muon(0.5, orthogonalizer=Exact())
-    updates, _ = tx.update(random_like(params), tx.init(params))
+    params = new_params({"a": (8, 16), "b": (24, 4)})
+    tx = muon(0.5, orthogonalizer=NewtonSchulz("polar_express_8"))
+    updates, _ = jax.jit(tx.update)(random_like(params), tx.init(params))
     for u in updates.values():
-        assert float(jnp.sqrt(jnp.mean(u**2))) == pytest.approx(0.2 * 0.5, rel=1e-4)
+        assert float(jnp.sqrt(jnp.mean(u**2))) == pytest.approx(0.2 * 0.5, rel=1e-3)
 
 
 # optax.contrib.muon
@@ -120,24 +122,37 @@ def contrib(**kwargs):
     "ours, theirs",
     [
         ({}, {}),
-        ({"labels": LABELS}, {}),
+        pytest.param({"labels": LABELS}, {}, marks=pytest.mark.slow),
         ({"trust_region": match_rms(0.2)}, {"consistent_rms": 0.2}),
         ({"nesterov": False}, {"nesterov": False}),
         ({"weight_decay": 0.1}, {"weight_decay": 0.1}),
         (
-            {"orthogonalizer": NewtonSchulz("dion", eps=1e-8)},
+            {"orthogonalizer": NewtonSchulz("you5", eps=1e-8)},
             {"ns_coeffs": "dion"},
         ),
         (
-            {"weight_decay": 0.1, "weight_decay_mask": lambda params: jax.tree.map(
-                lambda x: x.ndim == 2, params)},
-            {"weight_decay": 0.1, "weight_decay_mask": lambda params: jax.tree.map(
-                lambda x: x.ndim == 2, params)},
+            {
+                "weight_decay": 0.1,
+                "weight_decay_mask": lambda params: jax.tree.map(
+                    lambda x: x.ndim == 2, params
+                ),
+            },
+            {
+                "weight_decay": 0.1,
+                "weight_decay_mask": lambda params: jax.tree.map(
+                    lambda x: x.ndim == 2, params
+                ),
+            },
         ),
     ],
     ids=[
-        "default", "a tree of labels", "consistent_rms", "no nesterov",
-        "weight_decay", "dion", "weight_decay_mask",
+        "default",
+        "a tree of labels",
+        "consistent_rms",
+        "no nesterov",
+        "weight_decay",
+        "dion",
+        "weight_decay_mask",
     ],
 )
 def test_ten_steps_are_those_of_optax(ours, theirs):
@@ -153,24 +168,24 @@ def test_ten_steps_are_those_of_optax(ours, theirs):
 
 def first_update(params, **kwargs):
     tx = muon(0.1, orthogonalizer=NewtonSchulz(), **kwargs)
-    return tx.update(params, tx.init(params))[0]
+    return jax.jit(tx.update)(params, tx.init(params))[0]
 
 
 @pytest.mark.parametrize(
     "one, back, label",
     [
-        (lambda w: w, lambda u: u, MatrixAxes(0, 1)),
+        (lambda w: w, lambda u: u, MatrixAxes((0,), (1,))),
         (
             lambda w: w.reshape(10, 3, 1, 4).transpose(3, 2, 0, 1),
             lambda u: u.transpose(2, 3, 1, 0).reshape(10, 12),
-            MatrixAxes(fan_in=2, fan_out=(3, 0)),
+            MatrixAxes(fan_in=(2,), fan_out=(3, 0)),
         ),
         (
             lambda w: w.reshape(2, 1, 5, 12).transpose(2, 3, 1, 0),
             lambda u: u.transpose(3, 2, 0, 1).reshape(10, 12),
-            MatrixAxes(fan_in=(3, 0), fan_out=1),
+            MatrixAxes(fan_in=(3, 0), fan_out=(1,)),
         ),
-        (lambda w: w.T, lambda u: u.T, MatrixAxes(1, 0)),
+        (lambda w: w.T, lambda u: u.T, MatrixAxes((1,), (0,))),
     ],
     ids=["itself", "two outputs", "two inputs", "transposed"],
 )
@@ -193,7 +208,7 @@ def momentum_of(state):
         ({"w1/**": "vector", "**": "matrix"}, {"w2/b"}),
         ({"w1/**": "matrix", "**": "vector"}, {"w1/a"}),
         (lambda path, leaf: "matrix" if path == "w1/a" else "bias", {"w1/a"}),
-        ({"w1": {"a": "vector"}, "w2": {"b": MatrixAxes(1, 0)}}, {"w2/b"}),
+        ({"w1": {"a": "vector"}, "w2": {"b": MatrixAxes((1,), (0,))}}, {"w2/b"}),
         ({"**": "vector"}, set()),
     ],
     ids=["None", "w1 is none", "w2 is none", "function", "tree", "nothing"],
@@ -215,12 +230,12 @@ def test_only_matrices_have_a_momentum_of_muon(labels, matrices):
 def test_the_update_is_nearly_orthogonal(shape):
     params = {"w": random_like(jnp.zeros(shape), seed=42)}
     tx = muon(1.0, trust_region=optax_ortho.trust_region.UNSCALED)
-    updates, _ = tx.update(params, tx.init(params))
-    values = np.linalg.svd(updates["w"], compute_uv=False)
-    # The interval that five steps map [0.005, 1] into; the smallest of a square one may
-    # lie below it.
-    assert values.max() < 1.3
-    assert values.min() > (0.1 if shape[0] == shape[1] else 0.6)
+    updates, _ = jax.jit(tx.update)(params, tx.init(params))
+    before, after = (np.linalg.svd(t["w"], compute_uv=False) for t in (params, updates))
+    # Five steps lift what is not much smaller than the norm, and nothing goes far up.
+    lifted = after[before > 0.01 * np.linalg.norm(before)]
+    assert len(lifted) > 40
+    assert 0.6 < lifted.min() and after.max() < 1.25
 
 
 def test_a_multiple_of_the_identity_becomes_one():
@@ -232,7 +247,7 @@ def test_a_multiple_of_the_identity_becomes_one():
 def test_another_preset_is_another_update():
     params = new_params({"w": (8, 8)})
     tx = muon(0.1, orthogonalizer=NewtonSchulz("polar_express"))
-    other, _ = tx.update(params, tx.init(params))
+    other, _ = jax.jit(tx.update)(params, tx.init(params))
     assert float(jnp.abs(other["w"] - first_update(params)["w"]).max()) > 1e-4
 
 
@@ -243,7 +258,7 @@ def test_a_complex_target_is_reached(nesterov):
 
     def body(carry, _):
         w, state = carry
-        updates, state = tx.update(w - target, state)
+        updates, state = jax.jit(tx.update)(w - target, state)
         return (w + updates, state), None
 
     w = jnp.zeros((2, 2), jnp.complex64)
@@ -254,24 +269,24 @@ def test_a_complex_target_is_reached(nesterov):
 # Arguments
 
 
-def test_each_argument_changes_what_it_names():
-    params = new_params(MATRICES)
-    default = trained(scale_by_muon(axes=axes), params, steps=2)
-    others = {
-        "beta": {"beta": 0.5},
-        "momentum": {"momentum": heavy_ball(0.95)},
-        "orthogonalizer": {"orthogonalizer": Exact()},
-        "trust_region": {"trust_region": JORDAN},
-        "mu_dtype": {"mu_dtype": jnp.bfloat16},
-        "axes": {"axes": lambda path, leaf: MatrixAxes(-1, -2)},
-    }
-    for name, kwargs in others.items():
-        other = trained(scale_by_muon(**{"axes": axes, **kwargs}), params, steps=2)
-        same = all(
-            bool((x == y).all())
-            for x, y in zip(*map(jax.tree.leaves, (other, default)), strict=True)
-        )
-        assert not same or name == "momentum", name
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"beta": 0.5},
+        {"momentum": heavy_ball(0.95)},
+        {"orthogonalizer": NewtonSchulz()},
+        {"trust_region": JORDAN},
+        {"mu_dtype": jnp.bfloat16},
+        {"axes": lambda path, leaf: MatrixAxes((-1,), (-2,)), "trust_region": SPECTRAL},
+    ],
+    ids=lambda kwargs: next(iter(kwargs)),
+)
+def test_each_argument_makes_another_step(kwargs):
+    params = new_params(KERNEL)
+    kwargs = {"orthogonalizer": ONE_STEP, **kwargs}
+    step = trained(scale_by_muon(**kwargs), params, steps=2)
+    default = trained(scale_by_muon(orthogonalizer=ONE_STEP), params, steps=2)
+    assert float(jnp.abs(step["kernel"] - default["kernel"]).max()) > 1e-4
 
 
 def test_the_learning_rate_may_be_a_schedule():
@@ -279,16 +294,16 @@ def test_the_learning_rate_may_be_a_schedule():
     schedule = optax.linear_schedule(0.1, 0.2, 1)
     tx = muon(schedule)
     state = tx.init(params)
-    first, state = tx.update(params, state)
-    second, _ = tx.update(params, state)
+    first, state = jax.jit(tx.update)(params, state)
+    second, _ = jax.jit(tx.update)(params, state)
     assert_close(second, optax.tree.scale(2.0, first), 1e-5, "twice the rate")
 
 
 def test_stages_are_handed_the_rate_of_the_step():
     rates = []
 
-    def update(updates, state, params=None, *, learning_rate, **extra):
-        rates.append(float(learning_rate))
+    def update(updates, state, params=None, **extra):
+        rates.append(float(extra["learning_rate"]))
         return updates, state
 
     stage = optax.GradientTransformationExtraArgs(lambda params: (), update)
@@ -302,18 +317,22 @@ def test_stages_are_handed_the_rate_of_the_step():
 
 def test_a_whole_stage_may_replace_the_trust_region():
     params = new_params(KERNEL)
-    whole, _ = (tx := muon(0.1, trust_region=by_shape(SPECTRAL))).update(
-        params, tx.init(params)
-    )
-    named, _ = (tx := muon(0.1, trust_region=SPECTRAL)).update(params, tx.init(params))
+    whole = first_update(params, trust_region=by_shape(SPECTRAL))
+    named = first_update(params, trust_region=SPECTRAL)
     assert_close(whole, named, 0, "a stage and its factor")
 
 
 def test_decay_is_decoupled_and_follows_the_rate():
     params = new_params(MODEL)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    tx = muon(0.1, labels=LABELS, weight_decay=0.5, adamw_weight_decay=0.25)
-    updates, _ = tx.update(zeros, tx.init(params), params)
+    tx = muon(
+        0.1,
+        labels=LABELS,
+        orthogonalizer=ONE_STEP,
+        weight_decay=0.5,
+        adamw_weight_decay=0.25,
+    )
+    updates, _ = jax.jit(tx.update)(zeros, tx.init(params), params)
     matrices = {"conv", "kernel", "stack"}
 
     def expected(keys, w):
@@ -333,11 +352,12 @@ def test_the_decay_mask_covers_both_groups():
     tx = muon(
         0.1,
         labels=LABELS,
+        orthogonalizer=ONE_STEP,
         weight_decay=0.5,
         adamw_weight_decay=0.5,
         weight_decay_mask=mask,
     )
-    updates, _ = tx.update(zeros, tx.init(params), params)
+    updates, _ = jax.jit(tx.update)(zeros, tx.init(params), params)
     expected = jax.tree.map(lambda w, m: -0.05 * w * m, params, mask(params))
     assert_close(updates, expected, 1e-6, "masked decay")
 
@@ -346,15 +366,15 @@ def test_the_decay_mask_may_be_a_tree():
     params = new_params(KERNEL)
     tx = muon(0.1, weight_decay=0.5, weight_decay_mask={"kernel": False})
     zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = tx.update(zeros, tx.init(params), params)
+    updates, _ = jax.jit(tx.update)(zeros, tx.init(params), params)
     assert not updates["kernel"].any()
 
 
 def test_parameters_are_not_needed_without_decay():
     params = new_params(MODEL)
-    tx = muon(0.1, labels=LABELS)
-    alone, _ = tx.update(params, tx.init(params))
-    given, _ = tx.update(params, tx.init(params), params)
+    tx = muon(0.1, labels=LABELS, orthogonalizer=ONE_STEP)
+    alone, _ = jax.jit(tx.update)(params, tx.init(params))
+    given, _ = jax.jit(tx.update)(params, tx.init(params), params)
     assert_close(alone, given, 0, "an update without parameters")
 
 
@@ -362,8 +382,8 @@ def test_parameters_are_not_needed_without_decay():
 def test_a_fallback_of_one_role_leaves_the_others_to_adamw(role, leaf):
     params = new_params({"dense/bias": (6,), "table": (5, 4), "kernel": (4, 6)})
     plain, mixed = muon(0.1), muon(0.1, fallback={role: optax.sgd(1.0)})
-    expected, _ = plain.update(params, plain.init(params))
-    updates, _ = mixed.update(params, mixed.init(params))
+    expected, _ = jax.jit(plain.update)(params, plain.init(params))
+    updates, _ = jax.jit(mixed.update)(params, mixed.init(params))
     for name in params:
         wanted = -params[name] if name.endswith(leaf) else expected[name]
         assert_close(updates[name], wanted, 1e-6, name)
@@ -371,8 +391,8 @@ def test_a_fallback_of_one_role_leaves_the_others_to_adamw(role, leaf):
 
 def test_a_fallback_may_freeze():
     params = new_params(MODEL)
-    tx = muon(0.1, labels=LABELS, fallback=optax.set_to_zero())
-    updates, _ = tx.update(params, tx.init(params))
+    tx = muon(0.1, labels=LABELS, orthogonalizer=ONE_STEP, fallback=optax.set_to_zero())
+    updates, _ = jax.jit(tx.update)(params, tx.init(params))
     assert not updates["table"].any() and updates["stack"].any()
 
 
@@ -386,9 +406,9 @@ def test_nothing_static_is_in_the_state():
     # A changed hyperparameter takes effect on an old state.
     params = new_params(KERNEL)
     state = muon(0.1, orthogonalizer=NewtonSchulz()).init(params)
-    tx = muon(0.1, orthogonalizer=Exact())
-    updates, _ = tx.update(params, state)
-    expected, _ = tx.update(params, tx.init(params))
+    tx = muon(0.1, orthogonalizer=ONE_STEP)
+    updates, _ = jax.jit(tx.update)(params, state)
+    expected, _ = jax.jit(tx.update)(params, tx.init(params))
     assert_close(updates, expected, 0, "an old state")
 
 
@@ -398,10 +418,10 @@ def test_traced_hyperparameters():
     @jax.jit
     def step(learning_rate, beta, decay):
         tx = muon(learning_rate, beta, weight_decay=decay)
-        return tx.update(params, tx.init(params), params)[0]
+        return jax.jit(tx.update)(params, tx.init(params), params)[0]
 
     tx = muon(0.1, 0.9, weight_decay=0.2)
-    expected, _ = tx.update(params, tx.init(params), params)
+    expected, _ = jax.jit(tx.update)(params, tx.init(params), params)
     assert_close(step(0.1, 0.9, 0.2), expected, 1e-5, "traced numbers")
 
 
@@ -411,7 +431,7 @@ def test_it_trains_in_nnx_jit():
         nnx.relu,
         nnx.Linear(8, 2, rngs=nnx.Rngs(1)),
     )
-    tx = muon(0.05, labels=optax_ortho.label(model))
+    tx = muon(0.05, orthogonalizer=ONE_STEP, labels=optax_ortho.label(model))
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
     x, y = random_like(jnp.zeros((16, 4))), random_like(jnp.zeros((16, 2)), seed=1)
 
@@ -463,24 +483,21 @@ def test_impossible_values_are_refused_at_once(kwargs, message):
 
 
 @pytest.mark.parametrize(
-    "name, function",
-    [
-        ("orthogonalizer", lambda x: x),
-        ("labels", lambda path, leaf: "matrix"),
-        ("weight_decay_mask", lambda params: True),
-    ],
+    "name", ["orthogonalizer", "labels", "weight_decay_mask", "layout", "mu_dtype"]
 )
-def test_functions_under_inject_hyperparams_name_the_way_out(name, function):
-    tx = optax.inject_hyperparams(muon)(learning_rate=0.1, **{name: lambda *_: 1.0})
+def test_functions_under_inject_hyperparams_name_the_way_out(name):
+    def taken_for_a_schedule(count):
+        return 1.0
+
+    tx = optax.inject_hyperparams(muon)(0.1, **{name: taken_for_a_schedule})
     with pytest.raises(TypeError, match=f"static_args.*{name}"):
         tx.init(new_params(KERNEL))
-    del function
 
 
 @pytest.mark.parametrize(
     "labels, message",
     [
-        ({"kernel": MatrixAxes(0, 2)}, "'kernel'.*out of range"),
+        ({"kernel": MatrixAxes((0,), (2,))}, "'kernel'.*out of range"),
         ({"kernel": "matrices"}, "kernel.*'matrices'"),
         ({"weights": "matrix"}, "kernel"),
     ],
@@ -503,4 +520,4 @@ def test_gradients_of_another_shape_are_refused_by_name(shape):
     params = new_params(KERNEL)
     tx = muon(0.1)
     with pytest.raises((TypeError, ValueError), match="kernel"):
-        tx.update({"kernel": jnp.ones(shape)}, tx.init(params), params)
+        jax.jit(tx.update)({"kernel": jnp.ones(shape)}, tx.init(params), params)
