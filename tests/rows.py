@@ -157,11 +157,10 @@ def variant(
     return recipe(name, factory, row, **{"orthogonalizer": ONE_STEP, **arguments})
 
 
-def direction(
-    name: str, factory: Callable, row: Mapping | None = None, **arguments
-) -> Row:
+def direction(name: str, factory: Callable, row: Any = None, **arguments) -> Row:
     """A row for a direction or a stage, on matrices alone."""
-    row = {"nonfinite": "off", "shapes": MATRICES, **({} if row is None else row)}
+    row = {} if row is None else row
+    row = {"nonfinite": "off", "shapes": MATRICES, **row}
     return Row(name, factory, arguments, **row)
 
 

@@ -115,5 +115,5 @@ def test_frame_and_inner_see_the_extra_arguments():
         ),
     )
     tx = in_frame(frame, inner)
-    jax.jit(tx.update)(PARAMS, tx.init(PARAMS), PARAMS, loss=3.0)
+    tx.update(PARAMS, tx.init(PARAMS), PARAMS, loss=3.0)
     assert seen == [3.0, 3.0]

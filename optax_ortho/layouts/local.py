@@ -24,6 +24,8 @@ from optax_ortho.matrices import (
     unfold,
 )
 
+UNROLLED = 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Local:
@@ -147,21 +149,25 @@ class Local:
                 lambda *xs: jnp.concatenate(xs), *[tasks[i] for i in chunk]
             )
 
+        @jax.jit  # So that a program which is written out is traced once.
         def run(xs):
             return _over_batch(f, xs, at_once)
 
-        if len(chunks) == 1:
-            ys = jax.tree.map(lambda y: y[None], run(load(chunks[0])))
-            start = 0
+        loads = [lambda chunk=chunk: load(chunk) for chunk in chunks]
+        if len(chunks) <= UNROLLED:
+            ys = [run(chunk()) for chunk in loads]
         else:
-            loads = [lambda chunk=chunk: load(chunk) for chunk in chunks]
-
-            def turn(i, _):
-                return i + 1, run(lax.switch(i, loads))
-
-            turns, ys = lax.scan(turn, 0, length=len(chunks))
-            start = turns - len(chunks)
-        return _unstacked(ys, start, batch, len(tasks))
+            turns = jnp.arange(len(chunks))
+            stacked = lax.map(lambda i: run(lax.switch(i, loads)), turns)
+            ys = [
+                jax.tree.map(lambda y, i=i: y[i], stacked) for i in range(len(chunks))
+            ]
+        results = []
+        for i in range(len(tasks)):
+            chunk, j = divmod(i, per_chunk)
+            start = j * batch
+            results.append(jax.tree.map(lambda y, s=start: y[s : s + batch], ys[chunk]))
+        return results
 
 
 def local(batch_bytes: int = 2**20) -> Local:
@@ -203,23 +209,6 @@ def _over_batch(f: Callable, xs: Any, at_once: int) -> Any:
     # A divisor leaves no remainder, which would be compiled a second time.
     size = max(d for d in range(1, at_once + 1) if batch % d == 0)
     return lax.map(lambda x: f(*x), xs, batch_size=size if size > 1 else None)
-
-
-def _unstacked(ys: Any, start: int | jax.Array, batch: int, number: int) -> list:
-    """The first `number` runs of `batch` matrices in ``(turns, matrices, ...)``.
-
-    `start` is 0 to us but not to XLA, where there are many runs: kernels that read at a
-    constant offset would all be different and be compiled one by one, at several
-    milliseconds each.
-    """
-    ys = jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), ys)
-    runs = []
-    for _ in range(number):
-        runs.append(
-            jax.tree.map(lambda y, i=start: lax.dynamic_slice_in_dim(y, i, batch), ys)
-        )
-        start = lax.optimization_barrier(start + batch)
-    return runs
 
 
 def _tasks(arrays: list, axes: MatrixAxes, state: Any) -> list[tuple]:

@@ -1,13 +1,12 @@
 """The choice between methods, by shape, dtype and backend."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from optax_ortho.orthogonalizers.coefficients import Coefficients, Row
+from optax_ortho.orthogonalizers.coefficients import Coefficients
 from optax_ortho.orthogonalizers.gram import GramNewtonSchulz
 from optax_ortho.orthogonalizers.newton_schulz import NewtonSchulz, check_matrix
 from optax_ortho.orthogonalizers.tables import KELLER_JORDAN
@@ -52,11 +51,13 @@ class Auto:
       'NewtonSchulz'
     """
 
-    coefficients: str | Coefficients | Sequence[Row] = KELLER_JORDAN
-    steps: int | None = None
+    coefficients: Coefficients | Any = KELLER_JORDAN
+    steps: int | Any = None
 
     def __post_init__(self):
-        NewtonSchulz(self.coefficients, self.steps)  # Refuses what it would refuse.
+        # It refuses what it would refuse, and finds the table of a name.
+        table = NewtonSchulz(self.coefficients, self.steps).coefficients
+        object.__setattr__(self, "coefficients", table)
 
     def method(
         self, shape: tuple[int, int], dtype: Any, platform: str
@@ -67,6 +68,13 @@ class Auto:
           shape: ``(m, n)`` of one matrix.
           dtype: of the matrix.
           platform: "cpu", "tpu", "cuda" or another, as in `jax.default_backend`.
+
+        Returns:
+          The method.
+
+        Examples:
+          >>> Auto().method((2048, 8192), jnp.float32, "tpu").dtype
+          dtype(bfloat16)
         """
         given = (self.coefficients, self.steps)
         short, long = sorted(shape[-2:])
@@ -87,8 +95,9 @@ class Auto:
           ValueError: fewer than two axes.
         """
         check_matrix(x)
+        m, n = x.shape[-2:]
         methods = {
-            platform: self.method(x.shape[-2:], x.dtype, platform)
+            platform: self.method((m, n), x.dtype, platform)
             for platform in ("cpu", "tpu", "default")
         }
         if len(set(methods.values())) == 1:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,9 +70,9 @@ class Coefficients:
     """
 
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...] | Any
     source: str = dataclasses.field(default="", compare=False, repr=False)
-    steps: int | None = None
+    steps: int | Any = None
     bound: float = 1.0
 
     def __post_init__(self):
@@ -104,7 +104,8 @@ def apply_rows(rows: Sequence[Row], s: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache
 def _certify(table: Coefficients, steps: int, lower: float) -> Certificate:
-    s = np.concatenate([np.geomspace(lower, 1, 20_001), np.linspace(0.01, 1, 20_001)])
+    # Evenly in both senses: tables ripple near 0 and near 1.
+    s = np.concatenate([np.geomspace(lower, 1, 20_001), np.linspace(lower, 1, 20_001)])
     after = apply_rows(table.for_steps(steps), s)
     return Certificate(
         lower,

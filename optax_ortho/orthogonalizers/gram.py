@@ -18,14 +18,13 @@ References:
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from optax_ortho.orthogonalizers.coefficients import Coefficients, Row
+from optax_ortho.orthogonalizers.coefficients import Coefficients
 from optax_ortho.orthogonalizers.newton_schulz import (
     check_matrix,
     complete,
@@ -73,9 +72,9 @@ class GramNewtonSchulz:
       True
     """
 
-    coefficients: str | Coefficients | Sequence[Row] = KELLER_JORDAN
-    steps: int | None = None
-    restarts: tuple[int, ...] | None = None
+    coefficients: Coefficients | Any = KELLER_JORDAN
+    steps: int | Any = None
+    restarts: tuple[int, ...] | Any = None
     dtype: Any = None
     precision: Any = None
     eps: float = 0.0

@@ -9,7 +9,6 @@ References:
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -55,8 +54,8 @@ class NewtonSchulz:
        [0. 1. 0.]]
     """
 
-    coefficients: str | Coefficients | Sequence[Row] = KELLER_JORDAN
-    steps: int | None = None
+    coefficients: Coefficients | Any = KELLER_JORDAN
+    steps: int | Any = None
     dtype: Any = None
     precision: Any = None
     eps: float = 0.0

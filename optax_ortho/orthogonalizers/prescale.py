@@ -168,4 +168,5 @@ def normalized(
     x, power = to_unit(x.astype(wide))
     divisor = bound * prescale(x, eps * power / bound)
     positive = divisor > 0
-    return jnp.where(positive, x / jnp.where(positive, divisor, 1), 0).astype(dtype)
+    inverse = jnp.where(positive, 1 / jnp.where(positive, divisor, 1), 0)
+    return (x * inverse).astype(dtype)

@@ -91,7 +91,8 @@ def tree():
 
 
 def budgets(*sizes):
-    return pytest.mark.parametrize("layout", map(local, sizes), ids=map(str, sizes))
+    layouts = [local(size) for size in sizes]
+    return pytest.mark.parametrize("layout", layouts, ids=str)
 
 
 @budgets(1, 5 * MATRIX_BYTES, 2**20)

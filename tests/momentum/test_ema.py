@@ -29,9 +29,14 @@ every_factory = pytest.mark.parametrize("factory", [ema, nesterov, heavy_ball])
 def trajectory(tx, gradients):
     state, out = tx.init(gradients[0]), []
     for gradient in gradients:
-        update, state = jax.jit(tx.update)(gradient, state)
+        update, state = tx.update(gradient, state)
         out.append(update)
     return np.array(out), state
+
+
+def first(tx, gradient):
+    """A first update, and the state after it."""
+    return tx.update(gradient, tx.init(gradient))
 
 
 def gradients(steps=6):
@@ -100,7 +105,7 @@ def test_bias_corrected_is_the_momentum_of_nadam():
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_mu_dtype_is_that_of_the_state_alone(form, dtype):
     tx = form(0.9, mu_dtype=dtype)
-    update, state = jax.jit(tx.update)(jnp.ones(3), tx.init(jnp.ones(3)))
+    update, state = first(tx, jnp.ones(3))
     assert state.mu.dtype == dtype
     assert update.dtype == jnp.float32
 
@@ -123,7 +128,7 @@ def test_sums_are_wider_than_a_bfloat16_state():
     # narrow computation, the gradient's last bits would be lost.
     tx = nesterov(0.5, mu_dtype=jnp.bfloat16)
     gradient = jnp.full(3, 1 + 2.0**-9)
-    update, _ = jax.jit(tx.update)(gradient, tx.init(gradient))
+    update, _ = first(tx, gradient)
     np.testing.assert_array_equal(update, 0.5 * 0.5 + 0.5 * gradient)
 
 
@@ -144,11 +149,11 @@ def test_the_decay_may_be_traced(form):
     @jax.jit
     def step(beta, gradient):
         tx = form(beta)
-        return jax.jit(tx.update)(gradient, tx.init(gradient))[0]
+        return first(tx, gradient)[0]
 
     tx = form(0.9)
     gradient = random_like(jnp.zeros(5))
-    expected, _ = jax.jit(tx.update)(gradient, tx.init(gradient))
+    expected, _ = first(tx, gradient)
     assert_close(step(0.9, gradient), expected, 1e-6, "a traced decay")
 
 
@@ -156,12 +161,12 @@ def test_the_decay_may_be_traced(form):
 def test_strict_dtype_promotion_has_nothing_to_object_to(form):
     tx = form(0.9, mu_dtype=jnp.bfloat16)
     with jax.numpy_dtype_promotion("strict"):
-        jax.jit(tx.update)(jnp.ones(3), tx.init(jnp.ones(3)))
+        first(tx, jnp.ones(3))
 
 
 def test_the_count_of_steps_saturates():
     tx, last = bias_corrected(0.9), jnp.array(np.iinfo(np.int32).max)
     state = jax.jit(tx.init)(jnp.ones(3))._replace(count=last)
-    update, state = jax.jit(tx.update)(jnp.ones(3), state)
+    update, state = tx.update(jnp.ones(3), state)
     assert state.count == last
     assert np.isfinite(update).all()

@@ -118,41 +118,33 @@ def contrib(**kwargs):
     return optax.contrib.muon(0.1, muon_weight_dimension_numbers=NUMBERS, **kwargs)
 
 
+def only_matrices(params):
+    return jax.tree.map(lambda x: x.ndim == 2, params)
+
+
+DECAY = {"weight_decay": 0.1, "weight_decay_mask": only_matrices}
+VARIANTS = {
+    "default": ({}, {}),
+    "dion": (
+        {"orthogonalizer": NewtonSchulz("you5", eps=1e-8)},
+        {"ns_coeffs": "dion"},
+    ),
+    "no nesterov": ({"nesterov": False}, {"nesterov": False}),
+    "consistent_rms": (
+        {"trust_region": match_rms(0.2), "weight_decay": 0.1},
+        {"consistent_rms": 0.2, "weight_decay": 0.1},
+    ),
+    "masked decay": (DECAY, DECAY),
+    "a tree of labels": ({"labels": LABELS}, {}),
+}
+SLOW = {"masked decay", "a tree of labels"}
+
+
 @pytest.mark.parametrize(
     "ours, theirs",
     [
-        ({}, {}),
-        pytest.param({"labels": LABELS}, {}, marks=pytest.mark.slow),
-        ({"trust_region": match_rms(0.2)}, {"consistent_rms": 0.2}),
-        ({"nesterov": False}, {"nesterov": False}),
-        ({"weight_decay": 0.1}, {"weight_decay": 0.1}),
-        (
-            {"orthogonalizer": NewtonSchulz("you5", eps=1e-8)},
-            {"ns_coeffs": "dion"},
-        ),
-        (
-            {
-                "weight_decay": 0.1,
-                "weight_decay_mask": lambda params: jax.tree.map(
-                    lambda x: x.ndim == 2, params
-                ),
-            },
-            {
-                "weight_decay": 0.1,
-                "weight_decay_mask": lambda params: jax.tree.map(
-                    lambda x: x.ndim == 2, params
-                ),
-            },
-        ),
-    ],
-    ids=[
-        "default",
-        "a tree of labels",
-        "consistent_rms",
-        "no nesterov",
-        "weight_decay",
-        "dion",
-        "weight_decay_mask",
+        pytest.param(*case, marks=pytest.mark.slow if name in SLOW else (), id=name)
+        for name, case in VARIANTS.items()
     ],
 )
 def test_ten_steps_are_those_of_optax(ours, theirs):

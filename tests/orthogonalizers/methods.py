@@ -9,7 +9,6 @@ from optax_ortho.orthogonalizers import (
     GramNewtonSchulz,
     NewtonSchulz,
     aol,
-    clamped_frobenius,
     qdwh_polar,
     schatten4,
 )
@@ -19,7 +18,6 @@ PRECISE = {
     "newton_schulz": NewtonSchulz(),
     "polar_express": NewtonSchulz("polar_express"),
     "cubic": NewtonSchulz("cubic5"),
-    "clamped": NewtonSchulz("you5", prescale=clamped_frobenius),
     "schatten4": NewtonSchulz("you5", prescale=schatten4),
     "aol": NewtonSchulz("aol_4_flash", prescale=aol),
     "gram": GramNewtonSchulz(),
@@ -50,7 +48,7 @@ def normal(shape, dtype=jnp.float32, seed=0):
     return jnp.asarray(x.astype(dtype))
 
 
-def rotation(n, dtype=np.float64, seed=0):
+def rotation(n, dtype: type = np.float64, seed=0):
     """A random orthogonal or unitary matrix."""
     x = np.asarray(normal((n, n), jnp.float32, seed), np.float64)
     if np.issubdtype(dtype, np.complexfloating):
@@ -58,9 +56,9 @@ def rotation(n, dtype=np.float64, seed=0):
     return np.linalg.qr(x)[0]
 
 
-def with_spectrum(m, n, singular_values, seed=0):
+def with_spectrum(shape, singular_values, seed=0):
     """A float64 matrix with the given singular values."""
-    k = min(m, n)
+    (m, n), k = shape, min(shape)
     left, right = rotation(m, seed=seed)[:, :k], rotation(n, seed=seed + 1)[:, :k]
     return left * np.asarray(singular_values) @ right.T
 

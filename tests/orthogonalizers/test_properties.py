@@ -24,8 +24,15 @@ from tests.orthogonalizers.methods import (
 )
 
 WITHOUT_AOL = [name for name in METHODS if name != "aol"]
+# Few shapes, because every shape is compiled anew.
+WIDE, TALL, BATCH = (4, 6), (6, 4), (2, 4, 6)
 every_method = pytest.mark.parametrize("name", METHODS)
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: jnp.dtype(d).name)
+every_method_and_dtype = pytest.mark.parametrize(
+    ("name", "dtype"),
+    # The decompositions see float32 whatever the input.
+    [(name, dtype) for name in PRODUCTS for dtype in DTYPES]
+    + [(name, jnp.float32) for name in EXACT],
+)
 
 
 @functools.cache
@@ -42,21 +49,27 @@ def test_is_an_orthogonalizer_and_no_schedule(name):
     assert not callable(METHODS[name])
 
 
-@every_dtype
 @every_method
-def test_keeps_shape_and_dtype(name, dtype):
-    shapes = [(2, 3, 5), (4, 1)]
-    if dtype == jnp.float32:
-        shapes += [(3, 3), (0, 3), (3, 0), (0, 0), (0, 2, 3), (1, 4), (2, 2, 5, 3)]
-    for shape in shapes:
-        y = call(name)(jnp.ones(shape, dtype))
+def test_keeps_shape_and_dtype(name):
+    shapes = [(0, 3), (3, 0), (0, 0), (0, 2, 3), (1, 4), (4, 1), (2, 2, 5, 3)]
+    for shape, dtype in [(s, jnp.float32) for s in shapes] + [
+        (BATCH, d) for d in DTYPES
+    ]:
+        x = jax.ShapeDtypeStruct(shape, dtype)
+        y = jax.eval_shape(METHODS[name].orthogonalize, x)
         assert (y.shape, y.dtype) == (shape, dtype)
 
 
-@every_method
+@pytest.mark.parametrize("name", ["newton_schulz", "gram", "aol", *EXACT])
+def test_empty_matrices_stay_empty(name):
+    for shape in [(0, 3), (3, 0), (0, 2, 3)]:
+        assert call(name)(jnp.zeros(shape)).shape == shape
+
+
+@pytest.mark.parametrize("name", ["newton_schulz", "gram", "aol", "svd"])
 def test_vectors_are_normalized(name):
     f = call(name)
-    row = normal((1, 7))
+    row = normal((1, 6))
     y = f(row)
     assert difference(f(row.T), y.T) < TOLERANCE[name]
     # One singular value, 1; the tables take it to 0.6 (cubic5) .. 1.2.
@@ -72,23 +85,22 @@ def test_refuses_what_is_no_matrix(name, shape):
         METHODS[name].orthogonalize(jnp.ones(shape))
 
 
-@every_dtype
-@every_method
+@every_method_and_dtype
 def test_zero_stays_exactly_zero(name, dtype):
-    y = call(name)(jnp.zeros((3, 5), dtype))
-    np.testing.assert_array_equal(np.asarray(y.astype(jnp.complex64)), 0)
+    y = call(name)(jnp.zeros(WIDE, dtype))
+    np.testing.assert_array_equal(y, jnp.zeros(WIDE, dtype))
 
 
 @every_method
 def test_zero_in_a_batch_stays_exactly_zero(name):
-    y = call(name)(jnp.stack([normal((3, 5)), jnp.zeros((3, 5))]))
+    y = call(name)(normal(BATCH).at[1].set(0))
     np.testing.assert_array_equal(y[1], 0)
     assert jnp.isfinite(y).all()
 
 
 @every_method
 def test_scale_of_float32_does_not_matter(name):
-    x = np.asarray(normal((4, 6)), np.float64)
+    x = np.asarray(normal(WIDE), np.float64)
     x /= abs(x).max()
     f = call(name)
     y = f(jnp.asarray(x.astype(np.float32)))
@@ -102,7 +114,7 @@ def test_scale_of_float32_does_not_matter(name):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @every_method
 def test_powers_of_two_of_half_precision_do_not_matter(name, dtype):
-    x = (1 + jnp.abs(normal((4, 6))) % 1).astype(dtype) * jnp.asarray(
+    x = (1 + jnp.abs(normal(WIDE)) % 1).astype(dtype) * jnp.asarray(
         [[1, -1, 1, 1, -1, 1]], dtype
     )
     info = jnp.finfo(dtype)
@@ -119,46 +131,46 @@ def test_powers_of_two_of_half_precision_do_not_matter(name, dtype):
 def test_denormal_and_largest_entries_are_finite(name):
     largest = float(np.finfo(np.float32).max)
     for size in (1e-45, 1e-40, largest):
-        y = call(name)(jnp.full((3, 4), size, jnp.float32))
+        y = call(name)(jnp.full(WIDE, size, jnp.float32))
         assert jnp.isfinite(y).all()
 
 
-@every_dtype
-@every_method
+@every_method_and_dtype
 def test_commutes_with_transposition(name, dtype):
     f = call(name)
-    x = normal((4, 7), dtype)
+    x = normal(WIDE, dtype)
     # Half precision results are rounded once more, to 4e-3 in bfloat16.
     tolerance = max(TOLERANCE[name], 2 * float(jnp.finfo(dtype).eps))
     assert difference(f(x.mT), f(x).mT) < tolerance
-    assert difference(f(x.conj()), f(x).conj()) < tolerance
+    if jnp.iscomplexobj(x):
+        assert difference(f(x.conj()), f(x).conj()) < tolerance
 
 
 @every_method
 def test_a_batch_is_a_loop(name):
     f = call(name)
-    x = normal((2, 3, 4, 6))
-    loop = jnp.stack([jnp.stack([f(one) for one in row]) for row in x])
+    x = normal(BATCH)
+    loop = jnp.stack([f(one) for one in x])
     # The same products in another order of sums.
     assert difference(f(x), loop) < TOLERANCE[name]
-    assert difference(jax.vmap(jax.vmap(f))(x), loop) < TOLERANCE[name]
+    assert difference(jax.vmap(f)(x), loop) < TOLERANCE[name]
 
 
-@pytest.mark.parametrize("name", ["newton_schulz", "gram", "gram_bfloat16", *EXACT])
+@pytest.mark.parametrize("name", ["newton_schulz", "gram_bfloat16", "svd"])
 def test_jit_and_scan_change_nothing(name):
     f = METHODS[name].orthogonalize
-    x = normal((2, 4, 6))
+    x = normal(BATCH)
     y = jnp.stack([f(one) for one in x])
     # Fusion moves roundings.
     assert difference(jax.jit(f)(x), y) < TOLERANCE[name]
     assert difference(jax.lax.map(f, x), y) < TOLERANCE[name]
 
 
-@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
+@pytest.mark.parametrize("shape", [WIDE, TALL])
 @pytest.mark.parametrize("name", WITHOUT_AOL)
 def test_commutes_with_rotations(name, shape):
     m, n = shape
-    x = with_spectrum(m, n, np.linspace(1, 0.3, min(m, n)))
+    x = with_spectrum(shape, np.linspace(1, 0.3, min(m, n)))
     left, right = rotation(m, seed=7), rotation(n, seed=8)
     f = call(name)
     y = np.asarray(f(jnp.asarray(x.astype(np.float32))), np.float64)
@@ -166,25 +178,25 @@ def test_commutes_with_rotations(name, shape):
     assert difference(rotated, left @ y @ right) < TOLERANCE[name]
 
 
-@pytest.mark.parametrize("name", WITHOUT_AOL)
+@pytest.mark.parametrize("name", ["newton_schulz", "gram", "bfloat16", "svd"])
 def test_commutes_with_unitary_matrices(name):
-    x = normal((4, 6), jnp.complex64)
+    x = normal(WIDE, jnp.complex64)
     left, right = rotation(4, np.complex128, 7), rotation(6, np.complex128, 8)
     f = call(name)
     rotated = f(jnp.asarray((left @ np.asarray(x) @ right).astype(np.complex64)))
     assert difference(rotated, left @ np.asarray(f(x)) @ right) < TOLERANCE[name]
 
 
-@pytest.mark.parametrize("name", WITHOUT_AOL)
+@pytest.mark.parametrize("name", PRODUCTS)
 def test_a_real_matrix_is_a_complex_one(name):
-    x = normal((4, 6))
+    x = normal(WIDE)
     f = call(name)
     assert difference(f(x.astype(jnp.complex64)), f(x)) < TOLERANCE[name]
 
 
 @pytest.mark.parametrize("name", [*PRECISE, "svd"])
 def test_keeps_the_null_space_in_float32(name):
-    x = normal((20, 5)) @ normal((5, 40), seed=1)
+    x = normal((24, 5)) @ normal((5, 72), seed=1)
     s = np.linalg.svd(np.asarray(call(name)(x)), compute_uv=False)
     # Rounding, 6e-8, times the steepest slope here, 989, and room for 20 of them.
     assert s[5] / s[0] < 1e-3
@@ -192,9 +204,9 @@ def test_keeps_the_null_space_in_float32(name):
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", PRODUCTS)
 def test_singular_values_stay_bounded(name, spectrum):
-    x = with_spectrum(24, 72, SPECTRA[spectrum](24)).astype(np.float32)
+    x = with_spectrum((24, 72), SPECTRA[spectrum](24)).astype(np.float32)
     y = np.asarray(call(name)(jnp.asarray(x)), np.float64)
     # The largest of all tables is 1.30 (cubic5); bfloat16 adds a few roundings.
     assert np.linalg.norm(y, 2) < (1.35 if name in HALF else 1.301)
@@ -203,36 +215,35 @@ def test_singular_values_stay_bounded(name, spectrum):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_gram_in_bfloat16_stays_bounded(seed):
-    y = call("gram_bfloat16")(
-        jnp.asarray(with_spectrum(32, 128, SPECTRA["condition_1e2"](32), seed))
-    )
+    x = with_spectrum((24, 72), SPECTRA["condition_1e2"](24), seed)
+    y = call("gram_bfloat16")(jnp.asarray(x.astype(np.float32)))
     # You's table goes to 1.145.
     assert np.linalg.norm(np.asarray(y, np.float64), 2) < 1.3
 
 
-@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("name", ["newton_schulz", "schatten4", "aol", "gram", "auto"])
 def test_gradients_are_finite(name):
-    weights = normal((3, 5), seed=1)
-    x = normal((3, 5))
+    weights = normal(WIDE, seed=1)
+    x = normal(WIDE)
 
     @jax.grad
     def gradient(x):
         return (call(name)(x) * weights).sum()
 
-    for point in (x, jnp.zeros((3, 5)), x.at[1].set(0), 1e-30 * x, 1e30 * x):
+    for point in (x, jnp.zeros(WIDE), x.at[1].set(0), 1e-30 * x, 1e30 * x):
         assert jnp.isfinite(gradient(point)).all()
-    np.testing.assert_array_equal(gradient(jnp.zeros((3, 5))), 0)
+    np.testing.assert_array_equal(gradient(jnp.zeros(WIDE)), 0)
 
 
-@pytest.mark.parametrize("name", [*PRECISE, "svd"])
+@pytest.mark.parametrize("name", ["newton_schulz", "gram", "aol", "svd"])
 def test_gradients_are_orthogonal_to_the_matrix(name):
     """The directional derivative of a function free of scale along its argument."""
-    x = normal((3, 5))
+    x = normal(WIDE)
     _, along = jax.jvp(call(name), (x,), (x,))
     assert jnp.abs(along).max() < 1e-4  # A rounding times the slopes.
 
 
 @pytest.mark.parametrize("name", EXACT)
 def test_exact_methods_give_orthonormal_rows(name):
-    y = call(name)(normal((4, 9)))
+    y = call(name)(normal(WIDE))
     assert jnp.abs(y @ y.T - jnp.eye(4)).max() < 1e-5  # A few float32 roundings.
