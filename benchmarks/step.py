@@ -85,7 +85,7 @@ def measure(
         results[name] = {
             "trace_s": traced - started,
             "compile_s": time.perf_counter() - traced,
-            "instructions": program.as_text().count(" = "),
+            "instructions": (program.as_text() or "").count(" = "),
             "residual": float(
                 np.mean([residual(after[key] - params[key]) for key in shapes])
             ),

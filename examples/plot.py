@@ -112,7 +112,7 @@ def _mark_reference(
     axes.plot(*reached[[column, 2]], "o", color=colours["muon"], markersize=8)
     axes.annotate(
         f"{reached[column]:.0f} {unit}",
-        reached[[column, 2]],
+        (reached[column], reached[2]),
         xytext=(9, 7),
         textcoords="offset points",
         fontsize=11,

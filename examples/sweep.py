@@ -11,6 +11,7 @@ part of it alone.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -44,7 +45,9 @@ def main() -> None:
     parser.add_argument("--rates", nargs="+", type=float, help="default: per optimizer")
     options, arguments = parser.parse_known_args()
     console = Console()
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {"losses": {}}
+    record: dict[str, Any] = (
+        json.loads(RECORD.read_text()) if RECORD.exists() else {"losses": {}}
+    )
     for name in options.optimizers:
         losses = {}
         for rate in options.rates or RATES[name]:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -151,10 +152,12 @@ def train(
 ) -> None:
     train_text, validation_text = data
     context = options.context
-    validation = text.windows(validation_text, options.validation, context, seed=(0,))
+    held_out = text.windows(validation_text, options.validation, context, seed=(0,))
+    validation = jnp.asarray(held_out)
 
-    def batch(seed: int, step: int) -> np.ndarray:
-        return text.windows(train_text, options.batch, context, seed=(seed, step))
+    def batch(seed: int, step: int) -> jax.Array:
+        windows = text.windows(train_text, options.batch, context, seed=(seed, step))
+        return jnp.asarray(windows)
 
     for run in runs:
         run.compile(batch(run.history.seed, 0))

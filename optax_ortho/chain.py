@@ -55,12 +55,10 @@ def ortho_chain(
       >>> updates.shape
       (4, 6)
     """
-    stages = OrthoState(
-        *(
-            optax.with_extra_args_support(optax.identity() if stage is None else stage)
-            for stage in (momentum, orthogonalize, normalize, trust_region)
-        )
-    )
+    stages = [
+        optax.with_extra_args_support(optax.identity() if stage is None else stage)
+        for stage in (momentum, orthogonalize, normalize, trust_region)
+    ]
 
     def init(params):
         return OrthoState(*(stage.init(params) for stage in stages))

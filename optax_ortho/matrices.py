@@ -159,7 +159,9 @@ class Orthogonalizer(Protocol):
     ``__call__``, because `optax.inject_hyperparams` takes callables for schedules.
     """
 
-    def orthogonalize(self, x: jax.Array) -> jax.Array: ...
+    def orthogonalize(self, x: jax.Array) -> jax.Array:
+        """Orthogonalizes ``(..., m, n)`` arrays."""
+        ...
 
 
 def path_of(keys: Sequence[Any]) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 import optax
 
 from optax_ortho.guard import GuardState
 from optax_ortho.labels import UNDECIDED, words
 from optax_ortho.measures import MeasuredState
-from optax_ortho.optimizers._recipe import MATRIX, Group, RecipeState
+from optax_ortho.optimizers._recipe import Group, RecipeState
 from optax_ortho.orthogonalizers.transform import Orthogonalized
 from optax_ortho.recording import recording
 from optax_ortho.tables import aligned
@@ -94,7 +95,7 @@ def summary(tx: optax.GradientTransformation, params: Any) -> Summary:
     )
 
 
-def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:
+def diagnostics(state: optax.OptState) -> dict[str, Any]:
     """What an optimizer did, as scalars for any metrics writer.
 
     Args:
@@ -117,7 +118,7 @@ def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:
       >>> print(optax_ortho.diagnostics(state))
       {'skipped': Array(1, dtype=int32), 'steps': Array(1, dtype=int32)}
     """
-    figures: dict[str, jax.Array] = {}
+    figures: dict[str, Any] = {}
     for node in _nodes(state):
         match node:
             case GuardState():
@@ -237,7 +238,8 @@ def _number(value: Any) -> str:
     if value is None:
         return "own"
     if callable(value):
-        return f"schedule, {float(value(0)):g} at step 0"
+        first: Any = value(0)
+        return f"schedule, {float(first):g} at step 0"
     if isinstance(value, jax.core.Tracer):
         return "injected"
     return f"{float(value):g}"

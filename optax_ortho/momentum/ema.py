@@ -29,7 +29,7 @@ class MomentumState(NamedTuple):
 class BiasCorrectedState(NamedTuple):
     """The momentum M and the number of steps behind it."""
 
-    count: jax.Array
+    count: jax.typing.ArrayLike
     mu: Any
 
 
@@ -134,10 +134,14 @@ def bias_corrected(
     average = ema(beta, mu_dtype)
 
     def init(params):
-        return BiasCorrectedState(jnp.zeros([], jnp.int32), average.init(params).mu)
+        return BiasCorrectedState(
+            jnp.zeros([], jnp.int32),
+            optax.tree.zeros_like(params, dtype=mu_dtype),
+        )
 
     def update(updates, state, params=None, **extra):
         del extra
+        new: Any
         _, new = average.update(updates, MomentumState(state.mu), params)
         t = optax.safe_increment(state.count)
 

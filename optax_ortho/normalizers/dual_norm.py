@@ -48,8 +48,8 @@ def by_dual_norm(
     def times_dual_norm(m, o):
         return jnp.sum(m.conj() * o) * o
 
-    def update(updates, state, params=None, *, momentum, **extra):
-        del params, extra
-        return layout.map(times_dual_norm, axes, momentum, updates), state
+    def update(updates, state, params=None, **extra):
+        del params
+        return layout.map(times_dual_norm, axes, extra["momentum"], updates), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)

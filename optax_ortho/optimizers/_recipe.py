@@ -49,7 +49,7 @@ MATRIX, OTHER = "matrix", "other"
 class RecipeState(NamedTuple):
     """Steps taken, and the states of what they are made of."""
 
-    count: jax.Array
+    count: jax.typing.ArrayLike
     direction: optax.OptState
     decay: optax.OptState
 
@@ -90,7 +90,18 @@ def matrices_else_fallback(
       name: what a summary calls the direction.
       direction: makes the direction from the axes of a leaf and a layout.
       learning_rate: rate or schedule of the matrices.
-      weight_decay: and the following: as above.
+      weight_decay: as above.
+      weight_decay_mask: as above.
+      labels: as above.
+      layout: as above.
+      nonfinite: as above.
+      diagnostics: as above.
+      fallback: as above.
+      adamw_learning_rate: as above.
+      adamw_b1: as above.
+      adamw_b2: as above.
+      adamw_eps: as above.
+      adamw_weight_decay: as above.
 
     Returns:
       The optimizer.
@@ -138,7 +149,7 @@ def matrices_else_fallback(
     split = optax.partition(transforms, groups)
 
     def init(params):
-        state = split.init(params)
+        state: Any = split.init(params)
         keyed = jax.tree_util.tree_leaves_with_path(params)
         settings = {
             MATRIX: (name, learning_rate, weight_decay, False),
@@ -217,7 +228,9 @@ def _with_rate_and_decay(
         return RecipeState(count, direction.init(params), decay.init(params))
 
     def update(updates, state, params=None, **extra):
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate: Any = learning_rate
+        if callable(learning_rate):
+            rate = learning_rate(state.count)
         updates, direction_state = direction.update(
             updates, state.direction, params, **{**extra, "learning_rate": rate}
         )

@@ -83,7 +83,7 @@ def orthogonalize(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def as_function(orthogonalizer: Any) -> Callable[[jax.Array], jax.Array]:
+def as_function(orthogonalizer: Any) -> Callable[..., Any]:
     """The function of one matrix behind an orthogonalizer.
 
     Raises:

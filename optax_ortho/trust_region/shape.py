@@ -108,7 +108,9 @@ def by_shape(
     def scale(one_axes: MatrixAxes, leaf: jax.Array) -> jax.Array:
         return leaf * jnp.asarray(_factors(factor, one_axes, leaf.shape), leaf.dtype)
 
-    return optax.stateless(lambda updates, params: map_with_axes(scale, axes, updates))
+    return optax.with_extra_args_support(
+        optax.stateless(lambda updates, params: map_with_axes(scale, axes, updates))
+    )
 
 
 def _factors(factor: ShapeFactor, axes: MatrixAxes, shape: tuple[int, ...]) -> Any:
