@@ -5,7 +5,7 @@
 
 Every optimizer gets the same initial weights, the same batches in the same order and
 the same learning-rate schedule (warm-up over 5 % of the steps, then linear to zero);
-its peak rate is the best of a small sweep (`python -m examples.sweep`). They take
+its peak rate is an argument (`python -m examples.sweep` compares some). They take
 turns, a step each, so whatever else the machine does slows all of them alike. Ctrl-C
 ends the run early and still leaves the table and the plot of what was reached.
 """
@@ -33,7 +33,7 @@ from examples.history import History
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to make an optimizer, and the best learning rate of examples/sweep.py."""
+    """How to make an optimizer, and its default peak learning rate."""
 
     title: str
     learning_rate: float
@@ -223,7 +223,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=["all", *RECIPES],
         help="default: all of them",
     )
-    add("--steps", type=int, default=360)
+    add("--steps", type=int, default=240)
     add("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
     add(
         "--lr",
