@@ -218,10 +218,14 @@ def _before_guard(function: Callable) -> set[str]:
 
     def walk(value: Any) -> bool:
         """Whether the guard was reached."""
+        if isinstance(value, optax.GradientTransformation):
+            return walk(value.update)
         if isinstance(value, (tuple, list)):
             return any(walk(item) for item in value)
         if isinstance(value, dict):
             return any(walk(item) for item in value.values())
+        if hasattr(value, "__self__"):  # The method of a wrapper, as of MultiSteps.
+            return walk(list(vars(value.__self__).values()))
         if not callable(value) or not hasattr(value, "__closure__"):
             return False
         factory = value.__qualname__.split(".")[0]

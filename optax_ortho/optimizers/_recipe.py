@@ -111,6 +111,12 @@ def matrices_else_fallback(
       TypeError: an array where `optax.inject_hyperparams` replaced a function.
     """
     check_rate("learning_rate", learning_rate)
+    if adamw_learning_rate is not None:
+        check_rate("adamw_learning_rate", adamw_learning_rate)
+    check_number("adamw_b1", adamw_b1, below=1.0)
+    check_number("adamw_b2", adamw_b2, below=1.0)
+    check_number("adamw_eps", adamw_eps)
+    check_number("adamw_weight_decay", adamw_weight_decay)
     check_number("weight_decay", weight_decay)
     refuse_array("weight_decay_mask", weight_decay_mask)
     refuse_array("layout", layout)

@@ -32,6 +32,7 @@ import optax
 
 from optax_ortho.chain import OrthoState as MuonState  # noqa: F401 (its public name)
 from optax_ortho.chain import ortho_chain
+from optax_ortho.checks import refuse_array
 from optax_ortho.guard import guard, stacked_axes
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import nesterov
@@ -81,6 +82,7 @@ def scale_by_muon(
       >>> updates["kernel"].shape
       (4, 6)
     """
+    refuse_array("mu_dtype", mu_dtype)
     if momentum is None:
         momentum = nesterov(beta, mu_dtype)
     if trust_region is None:

@@ -498,18 +498,3 @@ def test_functions_under_inject_hyperparams_name_the_way_out(name):
 def test_labels_that_do_not_fit_are_refused_at_init(labels, message):
     with pytest.raises(ValueError, match=message):
         muon(0.1, labels=labels).init(new_params(KERNEL))
-
-
-@pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool_])
-def test_leaves_that_are_not_real_numbers_are_refused_by_name(dtype):
-    params = {"kernel": jnp.ones((4, 6)), "steps": jnp.zeros((2, 3), dtype)}
-    with pytest.raises((TypeError, ValueError), match="steps"):
-        muon(0.1).init(params)
-
-
-@pytest.mark.parametrize("shape", [(1, 6), (6, 4)], ids=["broadcastable", "transposed"])
-def test_gradients_of_another_shape_are_refused_by_name(shape):
-    params = new_params(KERNEL)
-    tx = muon(0.1)
-    with pytest.raises((TypeError, ValueError), match="kernel"):
-        jax.jit(tx.update)({"kernel": jnp.ones(shape)}, tx.init(params), params)
