@@ -181,6 +181,7 @@ MUON = [
         optax_ortho.muon,
         {"learning_rate": RATE},
         matrices=("dense/kernel",),  # By name and shape, the only one that is certain.
+        variant=True,  # And Optax's own tests run it.
     ),
     recipe(
         "muon_jordan",

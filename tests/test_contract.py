@@ -251,8 +251,12 @@ def test_float32_gradient_of_any_size_gives_one_update(row):
 @pytest.mark.parametrize(
     "dtype, exponents",
     # Between them all entries are normal numbers and nothing is rounded.
-    [(jnp.bfloat16, range(-110, 121, 10)), (jnp.float16, range(-5, 14))],
-    ids=["bfloat16", "float16"],
+    [
+        pytest.param(
+            jnp.bfloat16, range(-110, 121, 10), id="bfloat16", marks=pytest.mark.slow
+        ),
+        pytest.param(jnp.float16, range(-5, 14), id="float16"),
+    ],
 )
 def test_half_precision_gradient_of_any_size_gives_one_update(row, dtype, exponents):
     factors = [2.0**exponent for exponent in exponents]

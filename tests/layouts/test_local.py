@@ -89,12 +89,15 @@ def tree():
     return new_params(SHAPES)
 
 
-def budgets(*sizes):
-    layouts = [local(size) for size in sizes]
+SLOW = pytest.mark.slow
+
+
+def budgets(size, *slow_sizes):
+    layouts = [local(size), *(pytest.param(local(n), marks=SLOW) for n in slow_sizes)]
     return pytest.mark.parametrize("layout", layouts, ids=str)
 
 
-@budgets(1, 5 * MATRIX_BYTES, 2**20)
+@budgets(5 * MATRIX_BYTES, 1, 2**20)
 def test_map_is_a_loop_over_matrices(layout, tree):
     actual = jax.jit(lambda tree: layout.map(cubed, axes, tree))(tree)
     expected = leaf_by_leaf(lambda x: (cubed(x),), tree)
@@ -174,9 +177,9 @@ def test_a_budget_below_one_is_refused():
     "whole, split, stacked",
     [
         ((8, 16), Split(-1, (8, 4, 4), scales=(1.0, 0.5, 2.0)), ()),
-        ((8, 24), Split(-1, (12, 12)), ()),
-        ((8, 12), Split(-1, (4, 4, 4)), ()),
-        ((12, 8), Split(-2, (4, 8)), ()),
+        pytest.param((8, 24), Split(-1, (12, 12)), (), marks=SLOW),
+        pytest.param((8, 12), Split(-1, (4, 4, 4)), (), marks=SLOW),
+        pytest.param((12, 8), Split(-2, (4, 8)), (), marks=SLOW),
         ((12, 8), Split(-2, (4, 8), scales=(3.0, 1.0)), (2,)),
         ((8, 16), Split(-1, (8, 4, 4)), (2, 3)),
     ],
@@ -365,7 +368,9 @@ def test_types_of_the_state_are_stable_on_a_mesh(mesh):
     assert_same_types(after, before, "the state after a step")
 
 
-@pytest.mark.parametrize("nonfinite", ["skip_matrix", "skip_step"])
+@pytest.mark.parametrize(
+    "nonfinite", ["skip_matrix", pytest.param("skip_step", marks=SLOW)]
+)
 def test_the_guard_holds_on_a_mesh(mesh, nonfinite):
     tx = optax_ortho.muon(
         0.1, orthogonalizer=ONE_STEP, labels=MESH_LABELS, nonfinite=nonfinite
@@ -410,5 +415,8 @@ def test_a_tree_of_one_shape_with_many_shardings(mesh, spec):
             for x, s in zip(tree, specs, strict=False)
         ]
         updates, _ = jax.jit(tx.update)(placed, tx.init(placed))
+        if AxisType.Explicit in mesh.axis_types:
+            for u, x in zip(updates, placed, strict=True):
+                assert u.sharding.is_equivalent_to(x.sharding, x.ndim)
         updates = jax.device_get(updates)
     assert_close(updates, expected, 1e-5, "one shape, many shardings")
