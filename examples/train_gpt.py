@@ -7,13 +7,15 @@ Every optimizer gets the same initial weights, the same batches in the same orde
 the same learning-rate schedule (warm-up over 5 % of the steps, then linear to zero);
 its peak rate is an argument (`python -m examples.sweep` compares some). They take
 turns, a step each, so whatever else the machine does slows all of them alike. Ctrl-C
-ends the run early and still leaves the table and the plot of what was reached.
+ends the run after the next step and leaves the table and the plot of what was reached.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -149,7 +151,9 @@ def train(
     data: tuple[np.ndarray, np.ndarray],
     options: argparse.Namespace,
     after_step: Callable[[int], None],
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
+    """Trains until `options.steps`, or validates once more where `stop` says so."""
     train_text, validation_text = data
     context = options.context
     held_out = text.windows(validation_text, options.validation, context, seed=(0,))
@@ -162,12 +166,36 @@ def train(
     for run in runs:
         run.compile(batch(run.history.seed, 0))
     for step in range(1, options.steps + 1):
+        last = step == options.steps or stop()
         for run in runs:
             tokens = batch(run.history.seed, step)
             run.step(tokens)
-            if step % options.validate_every == 0 or step == options.steps:
+            if step % options.validate_every == 0 or last:
                 run.evaluate(tokens, validation)
         after_step(step)
+        if last:
+            break
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """Collects Ctrl-C instead of raising; a second one raises.
+
+    A KeyboardInterrupt in the middle of a compiled call comes out of JAX as any error,
+    so the loop has to look for itself, between steps.
+    """
+    seen: list[int] = []
+
+    def handle(number, frame):
+        seen.append(number)
+        if len(seen) > 1:
+            signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -177,7 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
     model = new_model(options, seed=0)
     console.print(f"Roles of the {report.count(model):,} parameters:\n")
     print(optax_ortho.label(model), "\n")
-    console.print(
+    about = (
         f"Text: {options.data or 'the Python standard library'}, "
         f"{data[0].size / 1e6:.1f} MB to train on, {data[1].size / 1e6:.1f} MB to "
         f"validate on. {options.steps} steps of {options.batch} x {options.context} "
@@ -192,17 +220,14 @@ def main(arguments: list[str] | None = None) -> int:
         Elapsed(),
         TextColumn("{task.description}"),
     )
-    interrupted = False
-    with Progress(*columns, console=console) as progress:
+    with interrupts() as interrupted, Progress(*columns, console=console) as progress:
+        console.print(about)
         bar = progress.add_task("", total=options.steps)
 
         def show(step: int) -> None:
             progress.update(bar, completed=step, description=report.line(histories))
 
-        try:
-            train(runs, data, options, show)
-        except KeyboardInterrupt:
-            interrupted = True
+        train(runs, data, options, show, stop=lambda: bool(interrupted))
     if interrupted:
         console.print("Interrupted: this is what was reached.")
     console.print(report.table(histories))

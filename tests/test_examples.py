@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -84,9 +83,8 @@ def test_interrupt_leaves_the_table_of_what_was_reached(corpus, tmp_path):
     for line in run.stdout:
         if "Compiling" in line:
             break
-    time.sleep(40)
     run.send_signal(signal.SIGINT)
-    printed, _ = run.communicate(timeout=60)
+    printed, _ = run.communicate(timeout=120)
     assert run.returncode == 130
     assert "Interrupted" in printed and "optax_ortho.muon" in printed
     assert (tmp_path / "train_gpt.json").exists()
