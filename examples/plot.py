@@ -42,8 +42,8 @@ def plot(histories: Sequence[History], subtitle: str) -> Figure:
             _mark_reference(axes, curves, colours, column)
     _name_curves(by_seconds, curves, titles, colours)
     figure.text(0.065, 0.945, _headline(curves, titles), fontsize=15, weight="bold")
-    figure.text(0.065, 0.895, subtitle, fontsize=10, color=FAINT)
-    figure.subplots_adjust(0.065, 0.115, 0.84, 0.845, wspace=0.06)
+    figure.text(0.065, 0.93, subtitle, fontsize=10, color=FAINT, va="top")
+    figure.subplots_adjust(0.065, 0.115, 0.84, 0.82, wspace=0.06)
     return figure
 
 

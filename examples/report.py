@@ -71,7 +71,7 @@ def subtitle(histories: Sequence[History], options: argparse.Namespace) -> str:
     return (
         f"GPT of {options.layers} layers and width {options.width} on bytes of "
         f"{options.data or 'the Python standard library'}; "
-        f"{options.batch} x {options.context} bytes a step; peak rates "
+        f"{options.batch} x {options.context} bytes a step\npeak rates: "
         + ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
     )
 

@@ -24,8 +24,6 @@ from optax_ortho.matrices import (
     unfold,
 )
 
-UNROLLED = 1
-
 
 @dataclasses.dataclass(frozen=True)
 class Local:
@@ -149,13 +147,12 @@ class Local:
                 lambda *xs: jnp.concatenate(xs), *[tasks[i] for i in chunk]
             )
 
-        @jax.jit  # So that a program which is written out is traced once.
         def run(xs):
             return _over_batch(f, xs, at_once)
 
         loads = [lambda chunk=chunk: load(chunk) for chunk in chunks]
-        if len(chunks) <= UNROLLED:
-            ys = [run(chunk()) for chunk in loads]
+        if len(loads) == 1:
+            ys = [run(loads[0]())]
         else:
             turns = jnp.arange(len(chunks))
             stacked = lax.map(lambda i: run(lax.switch(i, loads)), turns)
