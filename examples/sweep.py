@@ -4,8 +4,7 @@
     python -m examples.sweep --optimizers muon --rates 0.01 0.02
 
 Every rate trains the same model on the same batches for as many steps as the comparison
-has. The record stands in examples/sweep.json; a run of some optimizers replaces their
-part of it alone.
+has. The record stands in examples/sweep.json, and a run adds to it.
 """
 
 import argparse
@@ -49,11 +48,10 @@ def main() -> None:
         json.loads(RECORD.read_text()) if RECORD.exists() else {"losses": {}}
     )
     for name in options.optimizers:
-        losses = {}
+        losses = record["losses"].setdefault(name, {})
         for rate in options.rates or RATES[name]:
             losses[f"{rate:g}"] = final_loss(name, rate, arguments)
             console.print(f"{name} {rate:g}: {losses[f'{rate:g}']:.4f}")
-        record["losses"][name] = losses
         record |= {"arguments": arguments, **report.machine()}
         RECORD.write_text(json.dumps(record, indent=1) + "\n")
     console.print(table(record["losses"]))
