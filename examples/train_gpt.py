@@ -5,8 +5,7 @@
 
 Every optimizer gets the same initial weights, the same batches in the same order and
 the same learning-rate schedule (warm-up over 5 % of the steps, then linear to zero);
-its peak rate is an argument (`python -m examples.sweep` compares some). They take
-turns, a step each, so whatever else the machine does slows all of them alike. Ctrl-C
+its peak rate is the best of a small sweep (`python -m examples.sweep`). They take turns, a step each, so whatever else the machine does slows all of them alike. Ctrl-C
 ends the run after the next step and leaves the table and the plot of what was reached.
 """
 
@@ -35,7 +34,7 @@ from examples.history import History
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to make an optimizer, and its default peak learning rate."""
+    """How to make an optimizer, and its best peak rate in examples/sweep.json."""
 
     title: str
     learning_rate: float

@@ -29,7 +29,7 @@ from optax_ortho.matrices import (
 class Local:
     """`jax.tree.map` for matrices, without regard to devices (see `local`)."""
 
-    batch_bytes: int = 2**20
+    batch_bytes: int = 2**18
 
     def __post_init__(self):
         if self.batch_bytes < 1:
@@ -167,7 +167,7 @@ class Local:
         return results
 
 
-def local(batch_bytes: int = 2**20) -> Local:
+def local(batch_bytes: int = 2**18) -> Local:
     """The layout that needs no mesh, and is correct on every mesh.
 
     Matrices of one shape share one compiled program, whatever their number. Small
@@ -179,7 +179,9 @@ def local(batch_bytes: int = 2**20) -> Local:
     everywhere and optimal on one device.
 
     Args:
-      batch_bytes: how many bytes of matrices are worked on together.
+      batch_bytes: how many bytes of matrices are worked on together. On a CPU one
+        256 x 256 matrix at a time was 7 to 12 % faster than four together; at width 32
+        together is faster by a quarter.
 
     Returns:
       A layout, for the `layout` argument of any recipe.
