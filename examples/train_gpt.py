@@ -5,7 +5,8 @@
 
 Every optimizer gets the same initial weights, the same batches in the same order and
 the same learning-rate schedule (warm-up over 5 % of the steps, then linear to zero);
-its peak rate is the best of a small sweep (`python -m examples.sweep`). They take turns, a step each, so whatever else the machine does slows all of them alike. Ctrl-C
+its peak rate is the best of a small sweep (`python -m examples.sweep`). They take
+turns, a step each, so whatever else the machine does slows all of them alike. Ctrl-C
 ends the run after the next step and leaves the table and the plot of what was reached.
 """
 
