@@ -4,31 +4,10 @@ A recipe sends matrices to its own direction and every other leaf to AdamW:
 
     direction U of the matrices      W <- W - rate (U + weight_decay W)
     AdamW, or `fallback`, of the rest, with a rate and a decay of its own
-
-These arguments are the same in every recipe:
-
-Args:
-  weight_decay: decoupled decay of the matrices, multiplied by the learning rate.
-  weight_decay_mask: a tree of booleans, or a function of the parameters that gives one:
-    which leaves decay, matrices and others. None is all.
-  mu_dtype: dtype of the matrices' momentum; None is the parameter's own.
-  labels: which leaf is a matrix. None decides by name and shape;
-    `optax_ortho.label(model)` is exact.
-  layout: how the matrices are spread over devices; None is `layouts.local()`.
-  nonfinite: "skip_matrix", "skip_step" or "off"; see `optax_ortho.guard`.
-  diagnostics: whether the state keeps figures for `optax_ortho.diagnostics`.
-  fallback: what to do with the leaves that are not matrices instead of AdamW: a
-    transformation with its own learning rate, or a dict of them by role, where roles
-    that are missing keep AdamW.
-  adamw_learning_rate: AdamW's rate or schedule; None is the `learning_rate`.
-  adamw_b1: AdamW's decay of the first moment.
-  adamw_b2: AdamW's decay of the second moment.
-  adamw_eps: added to the root of AdamW's second moment.
-  adamw_weight_decay: decoupled decay of AdamW's leaves.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +20,7 @@ from optax_ortho.guard import guard
 from optax_ortho.labels import ROLES, Label, resolve
 from optax_ortho.matrices import AxesOf, path_of
 from optax_ortho.measures import measured
+from optax_ortho.optimizers._arguments import DEFAULTS, Common
 from optax_ortho.recording import record
 
 MATRIX, OTHER = "matrix", "other"
@@ -70,38 +50,19 @@ def matrices_else_fallback(
     name: str,
     direction: Callable[[AxesOf, Any], optax.GradientTransformation],
     learning_rate: Any,
-    *,
-    weight_decay: Any,
-    weight_decay_mask: Any,
-    labels: Any,
-    layout: Any,
-    nonfinite: str,
-    diagnostics: bool,
-    fallback: optax.GradientTransformation | Mapping | None,
-    adamw_learning_rate: Any,
-    adamw_b1: Any,
-    adamw_b2: Any,
-    adamw_eps: Any,
-    adamw_weight_decay: Any,
+    decay: Callable[[Any, Any], optax.GradientTransformation] | None = None,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     """A recipe from its direction (see the head of this module).
 
     Args:
       name: what a summary calls the direction.
-      direction: makes the direction from the axes of a leaf and a layout.
+      direction: makes the direction from the axes of a leaf and a layout. Each update
+        is handed ``learning_rate=``, the rate of the step.
       learning_rate: rate or schedule of the matrices.
-      weight_decay: as above.
-      weight_decay_mask: as above.
-      labels: as above.
-      layout: as above.
-      nonfinite: as above.
-      diagnostics: as above.
-      fallback: as above.
-      adamw_learning_rate: as above.
-      adamw_b1: as above.
-      adamw_b2: as above.
-      adamw_eps: as above.
-      adamw_weight_decay: as above.
+      decay: makes what adds the decay to the direction, from the weight decay and its
+        mask; None is `decoupled_decay`.
+      **common: the arguments that all recipes share, see `Common`.
 
     Returns:
       The optimizer.
@@ -110,36 +71,38 @@ def matrices_else_fallback(
       ValueError: a number out of range, or labels that do not fit the parameters.
       TypeError: an array where `optax.inject_hyperparams` replaced a function.
     """
+    given: dict[str, Any] = {**DEFAULTS, **common}
+    weight_decay, mask = given["weight_decay"], given["weight_decay_mask"]
+    adamw_rate, adamw_decay = given["adamw_learning_rate"], given["adamw_weight_decay"]
+    shares_rate = adamw_rate is None
+    adamw_rate = learning_rate if shares_rate else adamw_rate
     check_rate("learning_rate", learning_rate)
-    if adamw_learning_rate is not None:
-        check_rate("adamw_learning_rate", adamw_learning_rate)
-    check_number("adamw_b1", adamw_b1, below=1.0)
-    check_number("adamw_b2", adamw_b2, below=1.0)
-    check_number("adamw_eps", adamw_eps)
-    check_number("adamw_weight_decay", adamw_weight_decay)
+    check_rate("adamw_learning_rate", adamw_rate)
+    check_number("adamw_b1", given["adamw_b1"], below=1.0)
+    check_number("adamw_b2", given["adamw_b2"], below=1.0)
+    check_number("adamw_eps", given["adamw_eps"])
+    check_number("adamw_weight_decay", adamw_decay)
     check_number("weight_decay", weight_decay)
-    refuse_array("weight_decay_mask", weight_decay_mask)
-    refuse_array("layout", layout)
-    labels = resolve(labels)
-    layout = layouts.local() if layout is None else layout
-    shares_rate = adamw_learning_rate is None
-    if shares_rate:
-        adamw_learning_rate = learning_rate
+    refuse_array("weight_decay_mask", mask)
+    refuse_array("layout", given["layout"])
+    labels = resolve(given["labels"])
+    layout = layouts.local() if given["layout"] is None else given["layout"]
+    fallback = given["fallback"]
 
     matrix = direction(labels.axes, layout)
-    if diagnostics:
+    if given["diagnostics"]:
         matrix = measured(matrix)
     adamw = optax.chain(
-        optax.scale_by_adam(adamw_b1, adamw_b2, adamw_eps),
-        _decay(adamw_weight_decay, weight_decay_mask),
-        optax.scale_by_learning_rate(adamw_learning_rate),
+        optax.scale_by_adam(given["adamw_b1"], given["adamw_b2"], given["adamw_eps"]),
+        decoupled_decay(adamw_decay, mask),
+        optax.scale_by_learning_rate(adamw_rate),
     )
     by_role = isinstance(fallback, Mapping)
     own = check_roles(fallback) if by_role else {}
     rest = adamw if fallback is None or by_role else fallback
     transforms = {
         MATRIX: _with_rate_and_decay(
-            matrix, learning_rate, weight_decay, weight_decay_mask
+            matrix, learning_rate, (decay or decoupled_decay)(weight_decay, mask)
         ),
         OTHER: rest,
         **own,
@@ -157,9 +120,9 @@ def matrices_else_fallback(
     def init(params):
         state: Any = split.init(params)
         keyed = jax.tree_util.tree_leaves_with_path(params)
-        settings = {
+        settings: dict[str, Any] = {
             MATRIX: (name, learning_rate, weight_decay, False),
-            OTHER: ("adamw", adamw_learning_rate, adamw_weight_decay, shares_rate),
+            OTHER: ("adamw", adamw_rate, adamw_decay, shares_rate),
         }
         if rest is not adamw:
             settings[OTHER] = ("fallback", None, None, False)
@@ -171,7 +134,8 @@ def matrices_else_fallback(
             )
             inner = state.inner_states[group]
             facts = settings.get(group, (f"fallback[{group!r}]", None, None, False))
-            record(Group(group, *facts, leaves, inner))
+            method, rate, decayed, shared = facts
+            record(Group(group, method, rate, decayed, shared, leaves, inner))
         return state
 
     def batch_axes(path, leaf):
@@ -179,7 +143,7 @@ def matrices_else_fallback(
         return () if axes is None else axes.resolve(leaf.shape).batch(leaf.ndim)
 
     recipe = optax.GradientTransformationExtraArgs(init, split.update)
-    return guard(keep_dtypes(recipe), nonfinite, batch_axes)
+    return guard(keep_dtypes(recipe), given["nonfinite"], batch_axes)
 
 
 def check_rate(name: str, rate: Any) -> None:
@@ -203,8 +167,8 @@ def _is_zero(value: Any) -> bool:
     return isinstance(value, (int, float)) and value == 0
 
 
-def _decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
-    """Decoupled decay, with a state of one structure whatever the number is.
+def decoupled_decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
+    """Adds decayed parameters; its state has one structure whatever the number is.
 
     Without decay the parameters are not needed, so they need not be given.
     """
@@ -218,16 +182,14 @@ def _decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
 def _with_rate_and_decay(
     direction: optax.GradientTransformation,
     learning_rate: Any,
-    weight_decay: Any,
-    mask: Any,
+    decay: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Steps of ``-rate (direction + weight_decay params)``.
+    """Steps of ``-rate (direction + decay)``.
 
     It counts the steps itself, and not in `optax.scale_by_learning_rate`, because the
     stages of the direction are handed the rate too.
     """
     direction = optax.with_extra_args_support(direction)
-    decay = _decay(weight_decay, mask)
 
     def init(params):
         count = jnp.zeros([], jnp.int32)

@@ -26,7 +26,7 @@ References:
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import optax
 
@@ -36,6 +36,7 @@ from optax_ortho.checks import refuse_array
 from optax_ortho.guard import guard, stacked_axes
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import nesterov
+from optax_ortho.optimizers._arguments import Common, recipe
 from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import orthogonalize
 from optax_ortho.trust_region import ShapeFactor, by_shape, match_rms
@@ -98,6 +99,7 @@ def scale_by_muon(
     return guard(direction, nonfinite, stacked_axes(axes))
 
 
+@recipe
 def muon(
     learning_rate: optax.ScalarOrSchedule,
     beta: Any = 0.95,
@@ -106,19 +108,8 @@ def muon(
     orthogonalizer: Orthogonalizer | Callable | None = None,
     normalize: optax.GradientTransformation | None = None,
     trust_region: ShapeFactor | optax.GradientTransformation | None = None,
-    weight_decay: Any = 0.0,
-    weight_decay_mask: Any = None,
     mu_dtype: Any = None,
-    labels: Any = None,
-    layout: Any = None,
-    nonfinite: str = "skip_matrix",
-    diagnostics: bool = False,
-    fallback: Any = None,
-    adamw_learning_rate: optax.ScalarOrSchedule | None = None,
-    adamw_b1: Any = 0.9,
-    adamw_b2: Any = 0.95,
-    adamw_eps: Any = 1e-8,
-    adamw_weight_decay: Any = 0.0,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     """Muon for matrices, AdamW for everything else.
 
@@ -130,23 +121,7 @@ def muon(
       orthogonalizer: another second stage.
       normalize: a third stage; Muon has none.
       trust_region: another scale.
-      weight_decay: decoupled decay of the matrices, multiplied by the learning rate.
-      weight_decay_mask: a tree of booleans, or a function of the parameters that gives
-        one: which leaves decay, matrices and others. None is all.
       mu_dtype: dtype of M; None is the parameter's own.
-      labels: which leaf is a matrix. None decides by name and shape;
-        `optax_ortho.label(model)` is exact.
-      layout: how the matrices are spread over devices; None is `layouts.local()`.
-      nonfinite: what a NaN or infinity in a gradient does: "skip_matrix" skips that
-        matrix (or other leaf), "skip_step" all of them, "off" lets it pass.
-      diagnostics: whether the state keeps figures for `optax_ortho.diagnostics`.
-      fallback: instead of AdamW, a transformation with its own learning rate, or a dict
-        of them by role, where roles that are missing keep AdamW.
-      adamw_learning_rate: AdamW's rate or schedule; None is `learning_rate`.
-      adamw_b1: AdamW's decay of the first moment.
-      adamw_b2: AdamW's decay of the second moment.
-      adamw_eps: added to the root of AdamW's second moment.
-      adamw_weight_decay: decoupled decay of AdamW's leaves.
 
     Returns:
       The optimizer; ``update`` needs ``params`` only where something decays.
@@ -184,16 +159,5 @@ def muon(
             nonfinite="off",  # The recipe has a guard around both groups.
         ),
         learning_rate,
-        weight_decay=weight_decay,
-        weight_decay_mask=weight_decay_mask,
-        labels=labels,
-        layout=layout,
-        nonfinite=nonfinite,
-        diagnostics=diagnostics,
-        fallback=fallback,
-        adamw_learning_rate=adamw_learning_rate,
-        adamw_b1=adamw_b1,
-        adamw_b2=adamw_b2,
-        adamw_eps=adamw_eps,
-        adamw_weight_decay=adamw_weight_decay,
+        **common,
     )

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from tests.golden import missing
+from tests.golden import formats, missing
+from tests.golden.compare import Comparison, arrays_under, largest, to_flax, train
 from tests.golden.methods import method
 from tests.golden.sets import (
     GoldenSet,
@@ -36,21 +36,9 @@ from tests.golden.sets import (
     source_of,
     tolerance,
 )
-from tests.golden.sources import BUILDERS, Unsupported, call, flax_order
+from tests.golden.sources import BUILDERS, Unsupported, call
 
 DATA = Path(__file__).parent / "data"
-
-
-class Comparison(NamedTuple):
-    error: float
-    tolerance: float
-    what: str = ""
-
-    @property
-    def closeness(self) -> float:
-        """1 at the tolerance; a NaN is infinitely far off."""
-        ratio = self.error / self.tolerance if self.tolerance > 0 else self.error
-        return float(np.nan_to_num(ratio, nan=np.inf))
 
 
 class Line(NamedTuple):
@@ -81,6 +69,10 @@ def replay_set(golden: GoldenSet) -> Iterator[Line]:
 
 def comparisons(golden: GoldenSet) -> Iterator[tuple[str, Callable[[], Comparison]]]:
     """Each case, and what compares it."""
+    for one_format in formats.FORMATS:
+        if one_format.reads(golden):
+            yield from one_format.comparisons(golden)
+            return
     for name, case in cases_of(golden.facts).items():
         yield name, partial(replay_case, golden, name, case)
     for name, facts in golden.facts.get("methods", {}).items():
@@ -148,40 +140,6 @@ def replay_method(
         limit = tolerance(dtype, floor, vs, largest(expected))
         found.append(Comparison(error, limit, f"worst input: {name}"))
     return max(found, key=lambda comparison: comparison.closeness)
-
-
-def train(tx: optax.GradientTransformation, params: Any, grads: Any) -> Any:
-    """The parameters after each step, along a leading axis."""
-
-    def step(carry, grad):
-        params, state = carry
-        updates, state = tx.update(grad, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
-
-    params, grads = jax.tree.map(jnp.asarray, (params, grads))
-    _, path = jax.lax.scan(step, (params, tx.init(params)), grads)
-    return jax.tree.map(np.asarray, path)
-
-
-def to_flax(array: np.ndarray, lead: int) -> np.ndarray:
-    """An array in PyTorch's layout, after `lead` other axes, in Flax's."""
-    order = flax_order(array.ndim - lead)
-    return array.transpose(*range(lead), *(lead + axis for axis in order))
-
-
-def arrays_under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict:
-    """The arrays whose names begin with a prefix, by the rest of their names."""
-    return {
-        key.removeprefix(prefix): arrays[key]
-        for key in arrays
-        if key.startswith(prefix)
-    }
-
-
-def largest(array: np.ndarray) -> float:
-    """The largest magnitude, NaN if there is one."""
-    return float(np.abs(array).max(initial=0.0))
 
 
 def main(argv: list[str] | None = None) -> int:

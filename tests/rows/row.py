@@ -1,8 +1,4 @@
-"""What `test_contract.py` checks: one row an optimizer, a direction or a stage.
-
-A new optimizer is one more row. Whatever is special about it is said here, and no test
-asks for a name.
-"""
+"""What a row of the contract table says, and the parameters that rows are tested on."""
 
 import dataclasses
 import functools
@@ -14,11 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import optax_ortho
-from optax_ortho import MatrixAxes, momentum, ortho_chain, orthogonalize, trust_region
+from optax_ortho import MatrixAxes
 from optax_ortho.orthogonalizers import NewtonSchulz
 from optax_ortho.testing import random_like, with_extra
-from optax_ortho.trust_region import JORDAN, SPECTRAL
 
 # A kernel, a stack of kernels of the same shape, and a convolution.
 MATRICES = {
@@ -162,118 +156,3 @@ def direction(name: str, factory: Callable, row: Any = None, **arguments) -> Row
     row = {} if row is None else row
     row = {"nonfinite": "off", "shapes": MATRICES, **row}
     return Row(name, factory, arguments, **row)
-
-
-def transposed(tree: Any, state: Any) -> Any:
-    return jax.tree.map(lambda x: x.mT, tree)
-
-
-COUNTED_TRANSPOSE = optax_ortho.Frame(
-    init=lambda params: jnp.zeros([], jnp.int32),
-    update=lambda updates, state, params, **extra: state + 1,
-    enter=transposed,
-    leave=transposed,
-)
-
-MUON = [
-    Row(
-        "muon",
-        optax_ortho.muon,
-        {"learning_rate": RATE},
-        matrices=("dense/kernel",),  # By name and shape, the only one that is certain.
-        variant=True,  # And Optax's own tests run it.
-    ),
-    recipe(
-        "muon_jordan",
-        optax_ortho.muon,
-        orthogonalizer=NewtonSchulz(),
-        trust_region=JORDAN,
-    ),
-    variant(
-        "muon_dion",
-        optax_ortho.muon,
-        momentum=momentum.heavy_ball(0.95),
-        orthogonalizer=NewtonSchulz("polar_express"),
-        trust_region=SPECTRAL,
-    ),
-    variant(
-        "muon_bias_corrected",
-        optax_ortho.muon,
-        momentum=momentum.bias_corrected(0.95),
-    ),
-    variant(
-        "muon_decay",
-        optax_ortho.muon,
-        {"decays": True},
-        weight_decay=0.1,
-        adamw_weight_decay=0.1,
-    ),
-    variant(
-        "muon_bfloat16_momentum",
-        optax_ortho.muon,
-        # A factor rounds a bfloat16 by up to 2^-9, which the iteration enlarges.
-        {"static_args": ("mu_dtype",), "scale_tolerance": 5e-2},
-        mu_dtype=jnp.bfloat16,
-    ),
-    variant("muon_diagnostics", optax_ortho.muon, diagnostics=True),
-    variant(
-        "muon_skip_step",
-        optax_ortho.muon,
-        {"nonfinite": "skip_step"},
-        nonfinite="skip_step",
-    ),
-    variant("muon_no_guard", optax_ortho.muon, {"nonfinite": "off"}, nonfinite="off"),
-    variant(
-        "muon_fallbacks",
-        optax_ortho.muon,
-        fallback={"embedding": optax.sgd(RATE, 0.9), "scalar": optax.sgd(RATE)},
-    ),
-    variant(
-        "muon_schedule",
-        optax_ortho.muon,
-        {"static_args": ("learning_rate",)},  # It would become a number in the state.
-        learning_rate=optax.linear_schedule(RATE, RATE / 2, 100),
-    ),
-    direction(
-        "scale_by_muon",
-        optax_ortho.scale_by_muon,
-        {"nonfinite": "skip_matrix", "variant": True},
-        orthogonalizer=ONE_STEP,
-        axes=axes,
-    ),
-]
-STAGES = [
-    direction(
-        "chain_of_momentum",
-        ortho_chain,
-        {"matrices": ()},
-        momentum=momentum.ema(0.9),
-    ),
-    direction(
-        "chain_of_orthogonalize",
-        ortho_chain,
-        orthogonalize=orthogonalize(ONE_STEP, axes),
-    ),
-    direction(
-        "chain_of_normalize",
-        ortho_chain,
-        {"matrices": ()},
-        normalize=optax.clip(0.5),
-    ),
-    direction(
-        "chain_of_trust_region",
-        ortho_chain,
-        {"matrices": ()},
-        trust_region=trust_region.by_shape(axes=axes),
-    ),
-    direction(
-        "in_frame",
-        optax_ortho.in_frame,
-        {"matrices": ()},
-        frame=COUNTED_TRANSPOSE,
-        inner=momentum.heavy_ball(0.9),
-    ),
-]
-ROWS = MUON + STAGES
-# Recipes with no argument but their learning rate.
-RECIPES = [optax_ortho.muon]
