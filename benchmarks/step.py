@@ -1,18 +1,23 @@
-"""What does one optimizer step cost, against `optax.contrib.muon` in the same run?
+"""What does one optimizer step cost, side by side in the same run?
 
     python -m benchmarks.step
     python -m benchmarks.step --layers 24 --repeats 1
+    python -m benchmarks.step --optimizers muon normuon namo root
 
 The tree is GPT-2's hidden matrices: a fused QKV, a projection and two MLP kernels a
-layer. Both optimizers get the same gradients, with labels made by hand. They take
-turns, so that whatever else the machine does slows both alike; the step time is the
-least of all turns. Compile time is that of XLA alone, tracing stands beside it.
+layer. All optimizers get the same gradients, with labels made by hand. They take turns,
+so that whatever else the machine does slows them alike; the step time is the least of
+all turns. Compile time is that of XLA alone, tracing stands beside it. In brackets: the
+ratio to the first optimizer.
 """
 
 import argparse
 import json
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,16 +41,51 @@ def gpt2_shapes(layers: int, width: int) -> dict[str, tuple[int, int]]:
     }
 
 
-def optimizers(names: list[str]) -> dict[str, optax.GradientTransformation]:
-    by_hand = dict.fromkeys(names, optax.contrib.MuonDimensionNumbers())
-    return {
-        "optax.contrib.muon": optax.contrib.muon(
-            0.01, muon_weight_dimension_numbers=by_hand
-        ),
-        "optax_ortho.muon": optax_ortho.muon(
-            0.01, labels=dict.fromkeys(names, "matrix")
-        ),
-    }
+class Contender(NamedTuple):
+    """An optimizer of named matrices, and after how many steps its work repeats."""
+
+    make: Callable[[list[str]], optax.GradientTransformation]
+    period: int = 1
+
+
+def contrib_muon(names: list[str]) -> optax.GradientTransformation:
+    dimensions = {"kernel": optax.contrib.MuonDimensionNumbers()}
+    by_hand = {name.removesuffix("/kernel"): dimensions for name in names}
+    return optax.contrib.muon(0.01, muon_weight_dimension_numbers=by_hand)
+
+
+def ours(recipe: Callable, period: int = 1, **arguments: Any) -> Contender:
+    def make(names: list[str]) -> optax.GradientTransformation:
+        return recipe(0.01, labels=dict.fromkeys(names, "matrix"), **arguments)
+
+    return Contender(make, period)
+
+
+def whole_tree(recipe: Callable) -> Contender:
+    """A recipe that treats all leaves alike."""
+    return Contender(lambda names: recipe(0.01))
+
+
+CONTENDERS = {
+    "contrib_muon": Contender(contrib_muon),
+    "adamw": whole_tree(optax.adamw),
+    "muon": ours(optax_ortho.muon),
+    "normuon": ours(optax_ortho.normuon),
+    "root": ours(optax_ortho.root),
+    "auon": ours(optax_ortho.auon),
+    "hybrid_auon": ours(optax_ortho.hybrid_auon),
+    "namo": ours(optax_ortho.namo),
+    "namo_d": ours(optax_ortho.namo_d),
+    "aro": ours(optax_ortho.aro),
+    "fismo": ours(optax_ortho.fismo, update_every=1),
+    "fismo_every_10": ours(optax_ortho.fismo, period=10, update_every=10),
+    "mkor": ours(optax_ortho.mkor, update_every=1),
+    "mkor_every_10": ours(optax_ortho.mkor, period=10, update_every=10),
+    "dion": ours(optax_ortho.dion),
+    "adaptive_memory_muon": ours(optax_ortho.adaptive_memory_muon),
+    "am_sgd": whole_tree(optax_ortho.am_sgd),
+    "am_adamw": whole_tree(optax_ortho.am_adamw),
+}
 
 
 def residual(update: np.ndarray) -> float:
@@ -56,81 +96,107 @@ def residual(update: np.ndarray) -> float:
 
 
 def measure(
-    layers: int, width: int, repeats: int
+    names: list[str], layers: int, width: int, repeats: int
 ) -> dict[str, dict[str, float | list[float]]]:
     rng = np.random.default_rng(0)
     shapes = gpt2_shapes(layers, width)
+
+    def normal(shape):
+        return jnp.asarray(0.02 * rng.normal(size=shape), jnp.float32)
+
     params, gradients = (
-        {
-            name: jnp.asarray(0.02 * rng.normal(size=shape), jnp.float32)
-            for name, shape in shapes.items()
-        }
+        {layer: {"kernel": normal(shape)} for layer, shape in shapes.items()}
         for _ in range(2)
     )
+    # Only MKOR looks at them.
+    statistics = {
+        layer: {"a": normal(shape[:1]), "g": normal(shape[1:])}
+        for layer, shape in shapes.items()
+    }
     results: dict[str, dict] = {}
     compiled = {}
-    for name, tx in optimizers(list(shapes)).items():
+    for name in names:
+        tx = CONTENDERS[name].make([f"{layer}/kernel" for layer in shapes])
+        tx = optax.with_extra_args_support(tx)
 
-        def step(gradients, state, params, tx=tx):
-            updates, state = tx.update(gradients, state, params)
+        def step(gradients, state, params, statistics, tx=tx):
+            updates, state = tx.update(gradients, state, params, statistics=statistics)
             return optax.apply_updates(params, updates), state
 
-        state = tx.init(params)
+        state = jax.jit(tx.init)(params)
         started = time.perf_counter()
-        lowered = jax.jit(step).lower(gradients, state, params)
+        lowered = jax.jit(step).lower(gradients, state, params, statistics)
         traced = time.perf_counter()
         program = lowered.compile()
+        compile_s = time.perf_counter() - traced
+        after, _ = program(gradients, state, params, statistics)
         compiled[name] = program, state
-        after, _ = program(gradients, state, params)
+        moved = [after[layer]["kernel"] - params[layer]["kernel"] for layer in shapes]
         results[name] = {
-            "trace_s": traced - started,
-            "compile_s": time.perf_counter() - traced,
-            "instructions": (program.as_text() or "").count(" = "),
-            "residual": float(
-                np.mean([residual(after[key] - params[key]) for key in shapes])
-            ),
             "step_s": [],
+            "trace_s": traced - started,
+            "compile_s": compile_s,
+            "instructions": (program.as_text() or "").count(" = "),
+            "residual": float(np.mean([residual(update) for update in moved])),
+            "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
         }
     for _ in range(repeats):
         for name, (program, state) in compiled.items():
+            period = CONTENDERS[name].period
             started = time.perf_counter()
-            jax.block_until_ready(program(gradients, state, params))
-            results[name]["step_s"].append(time.perf_counter() - started)
+            for _ in range(period):
+                _, state = program(gradients, state, params, statistics)
+            jax.block_until_ready(state)
+            results[name]["step_s"].append((time.perf_counter() - started) / period)
+            compiled[name] = program, state
     return results
 
 
 def report(results: dict[str, dict]) -> str:
-    peer, ours = results["optax.contrib.muon"], results["optax_ortho.muon"]
-    rows = [f"{'':14}{'optax.contrib':>14}{'optax_ortho':>14}{'ratio':>8}"]
-    for key, unit in (
-        ("step_s", "ms"),
-        ("trace_s", "ms"),
-        ("compile_s", "ms"),
-        ("instructions", ""),
-        ("residual", ""),
-    ):
-        figures = [np.min(result[key]) for result in (peer, ours)]
-        ratio = figures[1] / figures[0]
-        if unit:
-            figures = [1e3 * figure for figure in figures]
-        title = f"{key.removesuffix('_s')} {unit}".strip()
-        rows.append(f"{title:14}{figures[0]:14.4g}{figures[1]:14.4g}{ratio:8.2f}")
+    columns = {
+        "step ms": lambda r: 1e3 * min(r["step_s"]),
+        "trace ms": lambda r: 1e3 * r["trace_s"],
+        "compile ms": lambda r: 1e3 * r["compile_s"],
+        "instructions": lambda r: r["instructions"],
+        "residual": lambda r: r["residual"],
+        "state MB": lambda r: r["state_bytes"] / 1e6,
+    }
+    rows = [f"{'':22}" + "".join(f"{title:>18}" for title in columns)]
+    first = next(iter(results.values()))
+    for name, result in results.items():
+        cells = []
+        for figure in columns.values():
+            ratio = figure(result) / figure(first)
+            cells.append(f"{figure(result):.4g} ({ratio:.2f})")
+        rows.append(f"{name:22}" + "".join(f"{cell:>18}" for cell in cells))
     return "\n".join(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step")
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--output", type=Path, help="a JSON file to write")
+    add = parser.add_argument
+    add(
+        "--optimizers",
+        nargs="+",
+        choices=["all", *CONTENDERS],
+        default=["contrib_muon", "muon"],
+    )
+    add("--layers", type=int, default=6)
+    add("--width", type=int, default=256)
+    add("--repeats", type=int, default=20)
+    add("--output", type=Path, help="a JSON file to write")
     options = parser.parse_args()
-    results = measure(options.layers, options.width, options.repeats)
+    names = list(CONTENDERS) if "all" in options.optimizers else options.optimizers
+    results = measure(names, options.layers, options.width, options.repeats)
     print(f"{options.layers} layers, width {options.width}, {jax.devices()[0]}")
     print(report(results))
     if options.output is not None:
-        content = {"versions": {"jax": jax.__version__, "optax": optax.__version__}}
-        options.output.write_text(json.dumps(content | results, indent=1) + "\n")
+        content = {
+            "command": " ".join(sys.argv[1:]),
+            "versions": {"jax": jax.__version__, "optax": optax.__version__},
+            "results": results,
+        }
+        options.output.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ class History:
     learning_rate: float
     seed: int
     compile_seconds: float = 0.0
+    state_bytes: int = 0
     train_loss: list[float] = dataclasses.field(default_factory=list)
     step_seconds: list[float] = dataclasses.field(default_factory=list)
     gradient_seconds: list[float] = dataclasses.field(default_factory=list)

@@ -9,6 +9,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import flax
 import jax
@@ -26,6 +27,10 @@ NONE = "–"
 
 def count(model: nnx.Module) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def size_in_bytes(state: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
 def line(histories: Sequence[History]) -> str:
@@ -57,6 +62,7 @@ def table(histories: Sequence[History]) -> Table:
         "seconds to\nAdamW's\nloss",
         "\nms a\nstep",
         "opt.'s\nshare of\nstep",
+        "\nstate\nMB",
     ):
         result.add_column(heading, justify="right", no_wrap=True)
     for name in dict.fromkeys(history.name for history in histories):
@@ -138,6 +144,7 @@ def _row(histories: Sequence[History], references: dict[int, History]) -> list[s
         *_to_reference(histories, references),
         f"{1e3 * statistics.median(times):.0f}" if times else NONE,
         f"{statistics.mean(known):.0%}" if known else NONE,
+        f"{histories[0].state_bytes / 1e6:.1f}",
     ]
 
 

@@ -33,13 +33,51 @@ from examples.gpt import GPT, loss_fn
 from examples.history import History
 
 
+@nnx.jit
+def train_step(model: GPT, optimizer: nnx.Optimizer, tokens: jax.Array) -> jax.Array:
+    loss, gradient = nnx.value_and_grad(loss_fn)(model, tokens)
+    optimizer.update(model, gradient)
+    return loss
+
+
+@nnx.jit
+def train_step_with_statistics(
+    model: GPT, optimizer: nnx.Optimizer, tokens: jax.Array
+) -> jax.Array:
+    """For MKOR, which needs to know more of each layer than its gradient."""
+    value_and_grad = optax_ortho.value_and_grad_with_statistics(loss_fn)
+    loss, gradient, statistics = value_and_grad(model, tokens)
+    optimizer.update(model, gradient, statistics=statistics)
+    return loss
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to make an optimizer, and its best peak rate in examples/sweep.json."""
+    """How to make an optimizer, its peak rate, and the step that it trains with."""
 
     title: str
     learning_rate: float
     make: Callable[[optax.Schedule, GPT], optax.GradientTransformation]
+    train_step: Callable = train_step
+
+
+def ours(name: str, train_step: Callable = train_step) -> Recipe:
+    """A recipe of the toolkit: all of them share one scale of learning rates."""
+
+    def make(learning_rate: optax.Schedule, model: GPT):
+        labels = optax_ortho.label(model)
+        return getattr(optax_ortho, name)(learning_rate, labels=labels)
+
+    return Recipe(f"optax_ortho.{name}", 1e-2, make, train_step)
+
+
+def published(name: str, learning_rate: float) -> Recipe:
+    """A recipe of the toolkit without groups, on its authors' scale of rates."""
+    return Recipe(
+        f"optax_ortho.{name}",
+        learning_rate,
+        lambda learning_rate, model: getattr(optax_ortho, name)(learning_rate),
+    )
 
 
 RECIPES = {
@@ -55,21 +93,22 @@ RECIPES = {
         1e-2,
         lambda learning_rate, model: optax.contrib.muon(learning_rate),
     ),
-    "muon": Recipe(
-        "optax_ortho.muon",
-        1e-2,
-        lambda learning_rate, model: optax_ortho.muon(
-            learning_rate, labels=optax_ortho.label(model)
-        ),
-    ),
+    "muon": ours("muon"),
+    "normuon": ours("normuon"),
+    "root": ours("root"),
+    "auon": ours("auon"),
+    "hybrid_auon": ours("hybrid_auon"),
+    "namo": ours("namo"),
+    "namo_d": ours("namo_d"),
+    "aro": ours("aro"),
+    "fismo": ours("fismo"),
+    "mkor": ours("mkor", train_step_with_statistics),
+    "dion": ours("dion"),
+    "adaptive_memory_muon": ours("adaptive_memory_muon"),
+    "am_sgd": published("am_sgd", 0.1),
+    "am_adamw": published("am_adamw", 1e-3),
 }
-
-
-@nnx.jit
-def train_step(model: GPT, optimizer: nnx.Optimizer, tokens: jax.Array) -> jax.Array:
-    loss, gradient = nnx.value_and_grad(loss_fn)(model, tokens)
-    optimizer.update(model, gradient)
-    return loss
+COMPARED = ("adamw", "contrib_muon", "muon")
 
 
 @nnx.jit
@@ -112,8 +151,10 @@ def new_runs(options: argparse.Namespace) -> list["Run"]:
         tx = recipe.make(schedule, new_model(options, seed=0))
         for seed in options.seeds:
             model = new_model(options, seed)
+            optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
             history = History(name, recipe.title, options.lr[name], seed)
-            runs.append(Run(history, model, nnx.Optimizer(model, tx, wrt=nnx.Param)))
+            history.state_bytes = report.size_in_bytes(optimizer.opt_state)
+            runs.append(Run(history, model, optimizer, recipe.train_step))
     return runs
 
 
@@ -124,18 +165,20 @@ class Run:
     history: History
     model: GPT
     optimizer: nnx.Optimizer
+    train_step: Callable
 
     def compile(self, tokens: jax.Array) -> None:
         """Compiles the step on copies, to keep compile time out of step time."""
         model, optimizer = nnx.clone((self.model, self.optimizer))
         start = time.perf_counter()
-        jax.block_until_ready(train_step(model, optimizer, tokens))
+        jax.block_until_ready(self.train_step(model, optimizer, tokens))
         self.history.compile_seconds = time.perf_counter() - start
         jax.block_until_ready(gradient_step(model, tokens))
 
     def step(self, tokens: jax.Array) -> None:
         start = time.perf_counter()
-        loss = jax.block_until_ready(train_step(self.model, self.optimizer, tokens))
+        loss = self.train_step(self.model, self.optimizer, tokens)
+        jax.block_until_ready(loss)
         self.history.step_seconds.append(time.perf_counter() - start)
         self.history.train_loss.append(float(loss))
 
@@ -244,9 +287,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--optimizers",
         nargs="+",
-        default=["all"],
+        default=list(COMPARED),
         choices=["all", *RECIPES],
-        help="default: all of them",
+        help=f"default: {' '.join(COMPARED)}",
     )
     add("--steps", type=int, default=240)
     add("--seeds", type=int, nargs="+", default=[0], metavar="SEED")

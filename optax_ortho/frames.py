@@ -17,7 +17,9 @@ class Frame(NamedTuple):
 
     Attributes:
       init: ``params -> state``.
-      update: ``(updates, state, params, **extra) -> state``, before the step.
+      update: ``(updates, state, params, **extra) -> state``, before the step. Among
+        the extra arguments is ``preview``, a function that gives what the inner
+        transformation would make of something in the frame, and changes nothing.
       enter: ``(updates, state) -> updates`` in the frame, of any shape.
       leave: ``(updates, state) -> updates`` of the original shape.
     """
@@ -69,7 +71,12 @@ def in_frame(
         return FrameState(state, inner.init(zeros))
 
     def update(updates, state, params=None, **extra):
-        frame_state = frame.update(updates, state.frame, params, **extra)
+        def preview(inside):
+            return inner.update(inside, state.inner, params, **extra)[0]
+
+        frame_state = frame.update(
+            updates, state.frame, params, **{**extra, "preview": preview}
+        )
         inside = frame.enter(updates, frame_state)
         inside, inner_state = inner.update(inside, state.inner, params, **extra)
         updates = frame.leave(inside, frame_state)

@@ -17,7 +17,15 @@ from optax_ortho.optimizers._recipe import Group, RecipeState
 from optax_ortho.orthogonalizers.transform import Orthogonalized
 from optax_ortho.recording import recording
 from optax_ortho.tables import aligned
+from optax_ortho.trust_region import ConfidenceRadiusState, SoftmaxRadiusState
 
+NODES = (
+    GuardState,
+    RecipeState,
+    MeasuredState,
+    SoftmaxRadiusState,
+    ConfidenceRadiusState,
+)
 FUSED_WORDS = {"qkv", "kv", "wqkv", "gate_up", "gateup", "c_attn", "in_proj"}
 
 
@@ -105,8 +113,9 @@ def diagnostics(state: optax.OptState) -> dict[str, Any]:
       ``skipped``, the matrices and other leaves skipped so far for a non-finite
       gradient; ``steps``; and with ``diagnostics=True`` in the recipe ``gradient_rms``
       and ``update_rms`` of the last step's matrices, the latter per unit of learning
-      rate. Of several optimizers, the counts are of the first and the figures of the
-      last.
+      rate; and after `trust_region.softmax_radius` ``radius_ratio`` and
+      ``radius_scale``. Of several optimizers, the counts are of the first and the
+      figures of the last.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -128,6 +137,8 @@ def diagnostics(state: optax.OptState) -> dict[str, Any]:
             case MeasuredState():
                 figures["gradient_rms"] = node.gradient_rms
                 figures["update_rms"] = node.update_rms
+            case SoftmaxRadiusState() | ConfidenceRadiusState():
+                figures.update(node._asdict())
     return figures
 
 
@@ -136,7 +147,7 @@ def _nodes(tree: Any) -> Iterator[Any]:
     found = []
 
     def visit(node):
-        is_ours = isinstance(node, (GuardState, RecipeState, MeasuredState))
+        is_ours = isinstance(node, NODES)
         if is_ours:
             found.append(node)
         return is_ours

@@ -12,10 +12,11 @@ ROOT = Path(optax_ortho.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 # The lowest first; a module imports from its own package and from lower rows.
 LAYERS = (
-    ("checks", "recording", "tables", "dtypes", "matrices"),
+    ("checks", "recording", "tables", "dtypes", "matrices", "blocks"),
     ("layouts", "labels", "measures"),
-    ("chain", "frames", "guard"),
+    ("chain", "frames", "guard", "statistics"),
     ("momentum", "orthogonalizers", "normalizers", "trust_region"),
+    ("bases", "kronecker"),
     ("optimizers",),
     ("report", "testing"),
     ("__init__",),
@@ -58,7 +59,8 @@ def test_only_public_names_of_few_packages(path):
     for name in outside:
         parts = name.split(".")
         assert not any(part.startswith("_") for part in parts[1:]), name
-    flax = path.parent.name == "labels" and path.name.startswith("flax_")
+    folder = path.parent.name in ("labels", "statistics")
+    flax = folder and path.name.startswith("flax_")
     third_party = {name.split(".")[0] for name in outside} - STANDARD
     assert third_party <= OUTSIDE | ({"flax"} if flax else set())
 

@@ -1,15 +1,7 @@
 """What optax_ortho does not have yet, recognized by what a set says of its source."""
 
 NOT_YET = {
-    "normuon": "NorMuon",
-    "auon": "AuON",
-    "noah-research": "ROOT",
-    "namo": "NAMO",
-    "/aro": "ARO",
-    "fismo": "FISMO",
     "mkor": "MKOR",
-    "2510.04988": "adaptive-memory momentum",
-    "ghosts-of-softmax": "softmax trust radius",
     "dc-merge": "DC-Merge",
     "opcm": "OPCM merging",
     "orthomerge": "OrthoMerge",

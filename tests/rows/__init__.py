@@ -5,7 +5,20 @@ said in its rows, and no test asks for a name.
 """
 
 import optax_ortho
-from tests.rows import muon, stages
+from tests.rows import (
+    adaptive_memory,
+    aro,
+    auon,
+    dion,
+    fismo,
+    mkor,
+    muon,
+    namo,
+    normuon,
+    root,
+    stages,
+    trust_regions,
+)
 from tests.rows.row import LABELS as LABELS
 from tests.rows.row import MATRICES as MATRICES
 from tests.rows.row import MODEL as MODEL
@@ -15,8 +28,32 @@ from tests.rows.row import Row as Row
 from tests.rows.row import new_params as new_params
 
 ROWS = [
+    *mkor.ROWS,
     *muon.ROWS,
+    *dion.ROWS,
+    *trust_regions.ROWS,
+    *aro.ROWS,
+    *fismo.ROWS,
+    *normuon.ROWS,
+    *auon.ROWS,
+    *namo.ROWS,
+    *root.ROWS,
+    *adaptive_memory.ROWS,
     *stages.ROWS,
 ]
 # Recipes with no argument but their learning rate.
-RECIPES = [optax_ortho.muon]
+RECIPES = [
+    optax_ortho.adaptive_memory_muon,
+    optax_ortho.am_adamw,
+    optax_ortho.am_sgd,
+    optax_ortho.aro,
+    optax_ortho.auon,
+    optax_ortho.dion,
+    optax_ortho.fismo,
+    optax_ortho.hybrid_auon,
+    optax_ortho.muon,
+    optax_ortho.namo,
+    optax_ortho.namo_d,
+    optax_ortho.normuon,
+    optax_ortho.root,
+]

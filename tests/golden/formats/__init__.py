@@ -5,4 +5,16 @@ by what the set says of itself and never by its name, and ``comparisons(golden)`
 case and what compares it.
 """
 
-FORMATS = []
+from tests.golden.formats import (
+    amm,
+    aro,
+    fismo,
+    ghosts,
+    mkor,
+    mkor_rules,
+    namo,
+    root,
+    speedrun,
+)
+
+FORMATS = [amm, aro, fismo, ghosts, mkor, mkor_rules, namo, root, speedrun]

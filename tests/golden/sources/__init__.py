@@ -11,12 +11,15 @@ from collections.abc import Callable
 
 import optax
 
-from tests.golden.sources import muon
+from tests.golden.sources import auon, muon, normuon, root
 from tests.golden.sources.common import Unsupported as Unsupported
 from tests.golden.sources.common import call as call
 from tests.golden.sources.common import flax_order as flax_order
 
 BUILDERS: dict[tuple[str, str], Callable[..., optax.GradientTransformation]] = {
+    **auon.BUILDERS,
     **muon.BUILDERS,
+    **normuon.BUILDERS,
+    **root.BUILDERS,
 }
 """By repository and class."""

@@ -1,6 +1,7 @@
 """Muon, as its authors and its peers wrote it."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,7 +18,6 @@ from optax_ortho.trust_region import (
     match_rms,
 )
 from tests.golden.sources.common import (
-    Unsupported,
     averaged,
     call,
     chosen,
@@ -156,13 +156,15 @@ def dion_muon(
     aux: Mapping[str, Any] | None = None,
 ):
     """microsoft/dion, dion/muon.py; its AdamW group inherits what it does not set."""
-    if cautious_wd:
-        raise Unsupported("optax_ortho has no cautious weight decay")
     factors = {"spectral_norm": SPECTRAL, "rms_norm": match_rms(0.2), None: UNSCALED}
     inherited = {"lr": lr, "weight_decay": weight_decay, "epsilon": epsilon}
     adam = call(DionAdam, **{**inherited, **(aux or {})})
     coefficients = "polar_express" if use_polar_express else "you5"
-    return optax_ortho.muon(
+    recipe = optax_ortho.muon
+    if cautious_wd:  # NorMuon without its normalization is Muon.
+        normuon = optax_ortho.normuon
+        recipe = partial(normuon, normalize=optax.identity(), cautious=True)
+    return recipe(
         lr,
         momentum=heavy_ball(mu, nesterov),
         orthogonalizer=NewtonSchulz(coefficients, 5, dtype, eps=epsilon),

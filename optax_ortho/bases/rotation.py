@@ -1,0 +1,192 @@
+"""A rotated basis for the rows of a matrix, chosen by what is done in it.
+
+With f what is done, any transformation of one matrix, and X the matrix, m x n:
+
+    D <- f(R^T X)         what f makes of X in the old basis
+    R <- Q of QR(X D^T)   m x m, near the rotation that maximizes <X, R f(R^T X)>
+    U <- R f(R^T X)       f in the new basis
+
+The signs of R's columns do not matter to an f that commutes with them. Where X D^T has a
+null space, QR completes R with columns made of rounding errors, and the rows of R^T X
+that belong to them are rounding errors too, which an f that normalizes rows would bring
+to full size. Rows below `cutoff` of the largest are therefore zero.
+
+References:
+  Gong et al., `ARO <https://arxiv.org/abs/2602.09006>`_, 2026
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from optax_ortho import layouts
+from optax_ortho.bases.lifting import at_leaves, of_trees
+from optax_ortho.bases.sides import Side, check_side, short_first, side_first
+from optax_ortho.checks import check_number
+from optax_ortho.frames import Frame, in_frame
+from optax_ortho.matrices import AxesOf, last_two, map_with_axes, path_of
+from optax_ortho.orthogonalizers.prescale import to_unit
+from optax_ortho.orthogonalizers.qr import QR, Householder
+from optax_ortho.orthogonalizers.transform import Orthogonalized
+from optax_ortho.recording import record, recording
+
+
+class RotationState(NamedTuple):
+    """The rotation R of a matrix of m rows, m x m."""
+
+    rotation: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotation:
+    """What a summary says of a rotated matrix."""
+
+    qr: QR
+    side: Side
+
+    def flops(self, m: int, n: int) -> int:
+        """Of four products and a Householder QR; what is done in the basis is extra."""
+        k = {"fan_in": m, "fan_out": n}.get(str(self.side), min(m, n))
+        return 8 * k * m * n + 8 * k**3 // 3
+
+
+CUTOFF = 1e-5
+
+
+def rotation(qr: QR | None = None, cutoff: Any = CUTOFF) -> Frame:
+    """The frame of one matrix (see the head of this module), for `in_frame`.
+
+    Args:
+      qr: how orthonormal columns are found; None is `Householder`.
+      cutoff: rows in the basis whose norm is below this part of the largest are zero;
+        0 keeps them, as published.
+
+    Returns:
+      A frame with a `RotationState`. A matrix of zeros leaves it as it is.
+
+    Raises:
+      TypeError: `qr` has no method `qr`.
+      ValueError: `cutoff` outside [0, 1).
+
+    Examples:
+      >>> tx = in_frame(rotation(), optax.scale_by_sign())
+      >>> x = jnp.array([[1.0, 2.0], [3.0, 5.0]])
+      >>> _, state = tx.update(x, tx.init(x))
+      >>> r = state.frame.rotation
+      >>> print(abs(r.T @ r).round(5))
+      [[1. 0.]
+       [0. 1.]]
+    """
+    qr = Householder() if qr is None else qr
+    if not isinstance(qr, QR):
+        raise TypeError(f"qr is an object with a method `qr`, got {qr!r}.")
+    check_number("cutoff", cutoff, below=1.0)
+
+    def update(x, state, params=None, *, preview, **extra):
+        del params, extra
+        d = preview(enter(x, state))
+        # Powers of two change no digit, and neither does a factor change the basis.
+        a = _product(to_unit(x)[0], to_unit(d)[0].mT)
+        return RotationState(jnp.where((a != 0).any(), qr.qr(a), state.rotation))
+
+    def enter(x, state):
+        unit, power = to_unit(x)  # Sums of entries near 1e38 must not overflow.
+        y = _product(state.rotation.mT, unit)
+        norms = jnp.sqrt(jnp.sum(y * y, 1, keepdims=True))
+        least = jnp.asarray(cutoff, y.dtype) * jnp.max(norms)
+        return jnp.where(norms >= least, y / power, 0)
+
+    def leave(y, state):
+        return _product(state.rotation, y)
+
+    def init(x):
+        return RotationState(jnp.eye(x.shape[0], dtype=x.dtype))
+
+    return Frame(init, update, enter, leave)
+
+
+def in_rotation(
+    base: optax.GradientTransformation,
+    qr: QR | None = None,
+    side: Side = "short",
+    cutoff: Any = CUTOFF,
+    axes: AxesOf = last_two,
+    layout: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Runs a transformation of matrices, each in its own rotated basis.
+
+    Args:
+      base: what is done in the basis: a transformation of one matrix, whose rows are
+        the rotated side. It runs twice a step.
+      qr: how orthonormal columns are found; None is `Householder`.
+      side: which side is rotated: "short" (fan_in of a square matrix), "fan_in",
+        "fan_out", or what a `ResidualStream` says of the path.
+      cutoff: rows in the basis below this part of the largest are zero.
+      axes: the `MatrixAxes` of a leaf, from its path and the leaf.
+      layout: how the matrices are spread over devices; None is `layouts.local()`.
+
+    Returns:
+      A second stage. Its state is that of `in_frame` with a tree like the parameters in
+      place of every array, in float32 or better.
+
+    Raises:
+      TypeError: `base`, `qr` or `side` is something else.
+      ValueError: an unknown side, or `cutoff` outside [0, 1).
+
+    Examples:
+      >>> tx = in_rotation(optax.scale_by_sign())
+      >>> state = tx.init({"kernel": jnp.ones((4, 6))})
+      >>> state.frame.rotation["kernel"].shape
+      (4, 4)
+    """
+    if not isinstance(base, optax.GradientTransformation):
+        raise TypeError(
+            f"base is a transformation of one matrix, got {base!r}; optax.stateless("
+            "lambda updates, params: f(updates)) makes one of a function f."
+        )
+    check_side(side)
+    layout = layouts.local() if layout is None else layout
+    method = Rotation(Householder() if qr is None else qr, side)
+    one_matrix = in_frame(rotation(qr, cutoff), base)
+    with recording():
+        structure = jax.tree.structure(
+            jax.eval_shape(one_matrix.init, jax.ShapeDtypeStruct((1, 1), jnp.float32))
+        )
+    turned_axes = side_first(axes, side)
+
+    def turned(x):
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return short_first(wide, side)
+
+    def on_matrix(x, state):
+        y, state = one_matrix.update(turned(x), state)
+        return (y if y.shape == x.shape else y.mT).astype(x.dtype), state
+
+    def init(params):
+        def note(keys, leaf, one_axes):
+            facts = (jnp.shape(leaf), leaf.dtype, one_axes, method, layout)
+            record(Orthogonalized(path_of(keys), *facts))
+
+        resolved = map_with_axes(lambda one_axes, leaf: one_axes, axes, params)
+        jax.tree_util.tree_map_with_path(note, params, resolved)
+        with recording():  # The base knows nothing of leaves.
+            states = layout.init(
+                lambda x: one_matrix.init(turned(x)), turned_axes, params
+            )
+        return of_trees(states, structure, params)
+
+    def update(updates, state, params=None, **extra):
+        del params, extra
+        states = at_leaves(state, structure)
+        updates, states = layout.map(on_matrix, turned_axes, updates, state=states)
+        return updates, of_trees(states, structure, updates)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.matmul(x, y, precision=lax.Precision.HIGHEST)

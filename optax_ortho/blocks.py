@@ -1,0 +1,141 @@
+"""Reductions over the matrices of a leaf, done where the leaf lies.
+
+A norm or a mean needs no whole matrix in one place, so it is taken over the leaf's own
+axes and nothing is folded, gathered or laid out anew. `layouts` are for the rest.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optax_ortho.matrices import AxesOf, MatrixAxes, axes_at, path_of
+
+
+def map_blocks(f: Callable, axes: AxesOf, state: Any, *operands: Any) -> Any:
+    """Applies a function with state to every leaf, or to every block of a fused leaf.
+
+    Args:
+      f: takes the resolved axes, the block's factor (see `Split`), the block of each
+        operand and the block's state; returns ``(result, new state)``.
+      axes: the `MatrixAxes` of a leaf, from its path and the leaf.
+      state: a tree as `init_blocks` makes it; None for a function without state.
+      *operands: trees of one structure and of the same shapes.
+
+    Returns:
+      A tree like the operands, and the new state.
+
+    Raises:
+      ValueError: axes that do not fit a leaf, naming its path.
+
+    Examples:
+      >>> def halve(axes, factor, x, state):
+      ...     return factor * x / 2, state
+      >>> from optax_ortho.matrices import last_two
+      >>> halved, _ = map_blocks(halve, last_two, None, {"kernel": jnp.ones((1, 2))})
+      >>> print(halved["kernel"])
+      [[0.5 0.5]]
+    """
+    keyed, treedef = jax.tree_util.tree_flatten_with_path(operands[0])
+    others = [treedef.flatten_up_to(operand) for operand in operands[1:]]
+    states: Any = [None] * len(keyed)
+    if state is not None:
+        states = treedef.flatten_up_to(state)
+    results, new_states = [], []
+    for (keys, leaf), old, *rest in zip(keyed, states, *others, strict=True):
+        one = axes_at(axes, path_of(keys), leaf)
+        blocks = [cut(x, one) for x in (leaf, *rest)]
+        # A fused leaf has a tuple of states, one a block.
+        olds = old if one.split and state is not None else [old] * len(blocks[0])
+        pairs = [
+            f(one, *task) for task in zip(_scales(one), *blocks, olds, strict=True)
+        ]
+        ys = [y for y, _ in pairs]
+        results.append(jnp.concatenate(ys, one.split.axis) if one.split else ys[0])
+        news = tuple(new for _, new in pairs)
+        new_states.append(news if one.split else news[0])
+    new_state = None if state is None else treedef.unflatten(new_states)
+    return treedef.unflatten(results), new_state
+
+
+def init_blocks(f: Callable[[MatrixAxes, Any], Any], axes: AxesOf, tree: Any) -> Any:
+    """The state of every leaf, for `map_blocks`: a tuple of them for a fused leaf.
+
+    Args:
+      f: takes the resolved axes and a block of zeros, and returns its state.
+      axes: the `MatrixAxes` of a leaf, from its path and the leaf.
+      tree: the parameters.
+
+    Examples:
+      >>> from optax_ortho.matrices import last_two
+      >>> init_blocks(lambda axes, x: rms(x, axes.fan_in), last_two, jnp.ones((2, 3)))
+      Array([[0., 0., 0.]], dtype=float32)
+    """
+
+    def on_leaf(keys, leaf):
+        one = axes_at(axes, path_of(keys), leaf)
+        states = tuple(f(one, block) for block in cut(jnp.zeros_like(leaf), one))
+        return states if one.split else states[0]
+
+    return jax.tree_util.tree_map_with_path(on_leaf, tree)
+
+
+def rms(x: jax.Array, over: Sequence[int]) -> jax.Array:
+    """The root mean square over some axes, in float32 or better.
+
+    It is taken of entries over the largest of them, so that no square overflows or
+    vanishes, and it is not larger than that entry.
+
+    Args:
+      x: an array.
+      over: the axes; they stay, with length 1.
+
+    Examples:
+      >>> print(rms(jnp.array([3e30, 4e30], jnp.bfloat16), (0,)).dtype)
+      float32
+    """
+    size = jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    largest = jnp.max(size, tuple(over), keepdims=True, initial=0)
+    size = size / jnp.where(largest > 0, largest, 1)
+    mean = jnp.mean(size * size, tuple(over), keepdims=True)
+    # An empty mean is 0/0, and the root of zero has no derivative.
+    positive = mean > 0
+    return jnp.where(positive, largest * jnp.sqrt(jnp.where(positive, mean, 1)), 0)
+
+
+def quotient(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Divides x by y, and gives zero where y is zero.
+
+    Examples:
+      >>> print(quotient(jnp.array([1.0, 0.0]), jnp.array([2.0, 0.0])))
+      [0.5 0. ]
+    """
+    positive = y > 0
+    return jnp.where(positive, x / jnp.where(positive, y, 1), 0)
+
+
+def length(shape: Sequence[int], axes: Sequence[int]) -> int:
+    """How many entries of an array lie along some axes.
+
+    Examples:
+      >>> length((2, 3, 4), (0, 2))
+      8
+    """
+    return math.prod(shape[axis] for axis in axes)
+
+
+def cut(leaf: jax.Array, axes: MatrixAxes) -> list[jax.Array]:
+    """The blocks of a fused leaf; the leaf itself if it is none."""
+    if axes.split is None:
+        return [leaf]
+    sizes = axes.split.sizes
+    edges = [sum(sizes[:i]) for i in range(1, len(sizes))]
+    return jnp.split(leaf, edges, axis=axes.split.axis)
+
+
+def _scales(axes: MatrixAxes) -> Sequence[float]:
+    if axes.split is None:
+        return (1.0,)
+    return axes.split.scales or (1.0,) * len(axes.split.sizes)

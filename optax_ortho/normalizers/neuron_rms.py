@@ -1,0 +1,111 @@
+"""One step size for every neuron, from a running mean of its squared updates (NorMuon).
+
+With O the orthogonal update and a mean over the fan-in of each output neuron j:
+
+    v_j <- beta2 v_j + (1 - beta2) mean_i O_ij^2
+    U_ij = O_ij / (sqrt(v_j) + eps)
+    U <- U |O|_F / |U|_F
+
+Newton-Schulz leaves some neurons with several times the update of others; this evens
+them out and keeps the Frobenius norm. There is no bias correction, because the last
+line cancels any factor that all neurons share.
+
+References:
+  Li et al., `NorMuon <https://arxiv.org/abs/2510.05491>`_, 2025
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+
+from optax_ortho.blocks import init_blocks, length, map_blocks, quotient, rms
+from optax_ortho.checks import check_number
+from optax_ortho.matrices import AxesOf, MatrixAxes, last_two
+
+
+class NeuronRmsState(NamedTuple):
+    """The running means v, a leaf's shape without the axes that they average over."""
+
+    neuron_variance: Any
+
+
+def neuron_rms(
+    beta2: Any = 0.95,
+    eps: Any = 1e-10,
+    *,
+    floor: Any = 0.0,
+    over: str = "fan_in",
+    axes: AxesOf = last_two,
+) -> optax.GradientTransformationExtraArgs:
+    """Divides the update of each neuron by its running root mean square.
+
+    The published codes differ in what keeps the divisor from zero:
+
+        NorMuon's authors   sqrt(v) + 1e-10           eps=1e-10
+        dion                sqrt(v) + 1e-8            eps=1e-8
+        modded-nanogpt      sqrt(max(v, 1e-10))       eps=0, floor=1e-5, over="short"
+
+    A neuron with an update of zero keeps it. One with a tiny update gets the same RMS
+    as any other, up to ``1 / sqrt(1 - beta2)`` times the mean of all: the mean square
+    that divides it has its own in it.
+
+    Args:
+      beta2: decay of the running mean, in [0, 1).
+      eps: added to the root of v.
+      floor: the least root of v.
+      over: what is averaged over: ``"fan_in"``, one number an output neuron, or
+        ``"short"``, the shorter side of the matrix (fan_in if it is square).
+      axes: the `MatrixAxes` of a leaf, from its path and the leaf. Give this stage
+        axes of its own where a neuron is not one of the orthogonalized matrix.
+
+    Returns:
+      A third stage, whose state is in float32 or better.
+
+    Raises:
+      ValueError: an argument out of range.
+
+    Examples:
+      >>> tx = neuron_rms()
+      >>> o = jnp.array([[0.8, 0.0], [0.6, 0.1]])
+      >>> updates, state = tx.update(o, tx.init(o))
+      >>> print((updates**2).sum(0).round(3), state.neuron_variance.shape)
+      [0.505 0.505] (2,)
+    """
+    check_number("beta2", beta2, below=1.0)
+    check_number("eps", eps)
+    check_number("floor", floor)
+    if over not in ("fan_in", "short"):
+        raise ValueError(f"over must be 'fan_in' or 'short', got {over!r}.")
+
+    def averaged(one: MatrixAxes, shape: tuple[int, ...]) -> tuple[int, ...]:
+        tall = length(shape, one.fan_in) > length(shape, one.fan_out)
+        return one.fan_out if over == "short" and tall else one.fan_in
+
+    def zero(one, block):
+        along = averaged(one, block.shape)
+        return jnp.squeeze(rms(block, along), along)
+
+    def even_out(one, scale, o, v):
+        del scale  # Of the last stage, which keeps the ratio of one block to another.
+        along = averaged(one, o.shape)
+        now = rms(o, along)
+        b = beta2 if isinstance(beta2, float) else jnp.asarray(beta2, v.dtype)
+        square = jnp.squeeze(now * now, along).astype(v.dtype)
+        v = b * v + (1 - b) * square
+        root = jnp.maximum(jnp.sqrt(jnp.expand_dims(v, along)), floor) + eps
+        # The norms follow from what is known of each neuron.
+        after = rms(quotient(now, root), one.fan_in + one.fan_out)
+        factor = quotient(rms(now, one.fan_in + one.fan_out), after)
+        wide = o.astype(jnp.promote_types(o.dtype, jnp.float32))
+        return (wide * quotient(factor, root)).astype(o.dtype), v
+
+    def init(params):
+        return NeuronRmsState(init_blocks(zero, axes, params))
+
+    def update(updates, state, params=None, **extra):
+        del params, extra
+        updates, v = map_blocks(even_out, axes, state.neuron_variance, updates)
+        return updates, NeuronRmsState(v)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,76 @@
+"""The tail of recipes that treat all leaves alike: rate, decay, dtypes and the guard."""
+
+from typing import Any
+
+import jax
+import optax
+
+from optax_ortho.checks import check_number, refuse_array
+from optax_ortho.dtypes import keep_dtypes
+from optax_ortho.guard import guard
+from optax_ortho.labels import Label
+from optax_ortho.matrices import path_of
+from optax_ortho.optimizers._recipe import (
+    Group,
+    _with_rate_and_decay,
+    check_rate,
+    decoupled_decay,
+)
+from optax_ortho.recording import record
+
+
+def whole_tree(
+    name: str,
+    direction: optax.GradientTransformation,
+    learning_rate: Any,
+    nonfinite: str,
+    weight_decay: Any,
+    decay: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """A recipe whose direction is that of every leaf.
+
+    Args:
+      name: what a summary calls the direction.
+      direction: what is multiplied by the rate; each update is handed
+        ``learning_rate=``, the rate of the step.
+      learning_rate: rate or schedule.
+      nonfinite: see `guard`; what is skipped is a leaf.
+      weight_decay: what a summary says of the decay.
+      decay: adds a decoupled decay to the direction.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: a number out of range.
+    """
+    check_rate("learning_rate", learning_rate)
+    decay = optax.identity() if decay is None else decay
+    steps = _with_rate_and_decay(direction, learning_rate, decay)
+
+    def init(params):
+        state = steps.init(params)
+        keyed = jax.tree_util.tree_leaves_with_path(params)
+        leaves = tuple((path_of(keys), leaf, Label("vector")) for keys, leaf in keyed)
+        record(Group("all", name, learning_rate, weight_decay, False, leaves, state))
+        return state
+
+    recipe = optax.GradientTransformationExtraArgs(init, steps.update)
+    return guard(keep_dtypes(recipe), nonfinite)
+
+
+def decay_of(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
+    """Adds decayed parameters, of leaves with two or more axes unless a mask says which.
+
+    Raises:
+      ValueError: a negative decay.
+      TypeError: an array where `optax.inject_hyperparams` replaced a function.
+    """
+    check_number("weight_decay", weight_decay)
+    refuse_array("weight_decay_mask", mask)
+    return decoupled_decay(weight_decay, two_axes_or_more if mask is None else mask)
+
+
+def two_axes_or_more(params: Any) -> Any:
+    """A mask of the leaves that are no vectors and no scalars."""
+    return jax.tree.map(lambda x: x.ndim > 1, params)

@@ -1,0 +1,148 @@
+"""Adaptive-memory Muon: Muon whose momentum decays as the gradients say.
+
+For every weight matrix W (fan_in x fan_out) with gradient G, one step is
+
+    momentum        beta <- (|G|^2 + 2 lam <G, D> - lam |D|^2) / |D - G|^2,
+                    clipped to [0, beta_max]
+                    D <- ((beta + lam) D + (1 - beta) G) / (1 + lam);  the first D is G
+    orthogonalize   O <- NewtonSchulz(D), five steps
+    trust region    U <- 0.2 sqrt(max(fan_in, fan_out)) O
+    step            W <- W - learning_rate (U + weight_decay W)
+
+The paper has this momentum in SGD and in AdamW (`am_sgd`, `am_adamw`); Muon is another
+host for it. Each matrix has a beta of its own, because each is a step of its own: with
+``scope="global"`` the matrix with the largest gradient decides for all.
+
+References:
+  Topollai and Choromanska, `Adaptive Memory Momentum via a Model-Based Framework for
+  Deep Learning Optimization <https://arxiv.org/abs/2510.04988>`_, 2025
+"""
+
+from collections.abc import Callable
+from typing import Any, Unpack
+
+import optax
+
+from optax_ortho.chain import ortho_chain
+from optax_ortho.checks import refuse_array
+from optax_ortho.guard import guard, stacked_axes
+from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
+from optax_ortho.momentum import adaptive_memory
+from optax_ortho.optimizers._arguments import Common, recipe
+from optax_ortho.optimizers._recipe import matrices_else_fallback
+from optax_ortho.orthogonalizers import orthogonalize
+from optax_ortho.trust_region import ShapeFactor, by_shape, match_rms
+
+
+def scale_by_adaptive_memory_muon(
+    lam: Any = 0.1,
+    beta_max: Any = 0.9,
+    *,
+    scope: str = "matrix",
+    orthogonalizer: Orthogonalizer | Callable | None = None,
+    trust_region: ShapeFactor | optax.GradientTransformation | None = None,
+    mu_dtype: Any = None,
+    axes: AxesOf = last_two,
+    layout: Any = None,
+    nonfinite: str = "skip_matrix",
+) -> optax.GradientTransformationExtraArgs:
+    """The direction of `adaptive_memory_muon`, for a tree of matrices alone.
+
+    Args:
+      lam: the penalty for leaving the memory, at least 0.
+      beta_max: the largest beta, in [0, 1).
+      scope: what shares one beta: "matrix", "leaf" or "global".
+      orthogonalizer: another second stage; None is `Auto`.
+      trust_region: another scale, a `ShapeFactor` or a whole fourth stage; None is
+        ``match_rms(0.2)``.
+      mu_dtype: dtype of the memory D; None is the parameter's own.
+      axes: the `MatrixAxes` of a leaf, from its path and the leaf.
+      layout: how the matrices are spread over devices; None is `layouts.local()`.
+      nonfinite: "skip_matrix", "skip_step" or "off".
+
+    Returns:
+      The direction, without learning rate and sign.
+
+    Raises:
+      ValueError: an argument out of range, or at init a leaf that is not a matrix.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> tx = optax.chain(
+      ...     scale_by_adaptive_memory_muon(), optax.scale_by_learning_rate(0.02)
+      ... )
+      >>> params = {"kernel": jnp.ones((4, 6))}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> updates["kernel"].shape
+      (4, 6)
+    """
+    refuse_array("mu_dtype", mu_dtype)
+    if trust_region is None:
+        trust_region = match_rms(0.2)
+    if not isinstance(trust_region, optax.GradientTransformation):
+        trust_region = by_shape(trust_region, axes)
+    direction = ortho_chain(
+        momentum=adaptive_memory(lam, beta_max, scope, mu_dtype, axes),
+        orthogonalize=orthogonalize(orthogonalizer, axes, layout),
+        trust_region=trust_region,
+    )
+    return guard(direction, nonfinite, stacked_axes(axes))
+
+
+@recipe
+def adaptive_memory_muon(
+    learning_rate: optax.ScalarOrSchedule,
+    lam: Any = 0.1,
+    beta_max: Any = 0.9,
+    *,
+    scope: str = "matrix",
+    orthogonalizer: Orthogonalizer | Callable | None = None,
+    trust_region: ShapeFactor | optax.GradientTransformation | None = None,
+    mu_dtype: Any = None,
+    **common: Unpack[Common],
+) -> optax.GradientTransformationExtraArgs:
+    """Muon with adaptive memory for matrices, AdamW for everything else.
+
+    Args:
+      learning_rate: step size of the matrices, or a schedule of the step count. The
+        update of a matrix has an RMS of about 0.2 times it.
+      lam: the penalty for leaving the memory, at least 0.
+      beta_max: the largest beta, in [0, 1).
+      scope: what shares one beta: "matrix", "leaf" or "global", which is all matrices.
+      orthogonalizer: another second stage; None is `Auto`.
+      trust_region: another scale.
+      mu_dtype: dtype of the memory D; None is the parameter's own.
+
+    Returns:
+      The optimizer; ``update`` needs ``params`` only where something decays.
+
+    Raises:
+      ValueError: an argument out of range, or at init labels that do not fit the
+        parameters.
+      TypeError: an array where `optax.inject_hyperparams` replaced a function.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax_ortho
+      >>> params = {"kernel": jnp.ones((4, 6)), "bias": jnp.zeros(6)}
+      >>> tx = optax_ortho.adaptive_memory_muon(learning_rate=0.02)
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> updates["kernel"].shape
+      (4, 6)
+    """
+    return matrices_else_fallback(
+        "adaptive_memory_muon",
+        lambda axes, layout: scale_by_adaptive_memory_muon(
+            lam,
+            beta_max,
+            scope=scope,
+            orthogonalizer=orthogonalizer,
+            trust_region=trust_region,
+            mu_dtype=mu_dtype,
+            axes=axes,
+            layout=layout,
+            nonfinite="off",  # The recipe has a guard around both groups.
+        ),
+        learning_rate,
+        **common,
+    )

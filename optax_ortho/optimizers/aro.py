@@ -1,0 +1,202 @@
+"""ARO: steepest descent in a basis that is turned after the momentum.
+
+For every weight matrix W (fan_in x fan_out) with gradient G, where the m x m rotation R,
+I at first, acts on the shorter side (here fan_in) and f is a step of steepest descent,
+one step is
+
+    momentum        M <- beta M + (1 - beta) G
+    rotation        R <- Q of QR(M f(R^T M)^T)
+    descent         O <- R f(R^T M)
+    trust region    U <- 0.2 O / rms(O)
+    step            W <- W - learning_rate (U + weight_decay W)
+
+f is `base`, a transformation of one matrix, by default five rounds of Sinkhorn. With
+an f that does not depend on the basis, such as `optax_ortho.orthogonalize`, ARO is Muon;
+with ``row_norm`` its rotation is one step of power iteration towards Muon. The published
+forms:
+
+    ARO-Sinkhorn    base=sinkhorn(5, simultaneous=True), side=ResidualStream()
+    ARO-RowNorm     base=row_norm()
+    ARO-Sign        base=optax.scale_by_sign()
+    ARO-Adam        base=second_moment(0.95)
+    dion (branch)   trust_region=match_rms(0.2) or UNSCALED, side="fan_out"
+
+Two of them are not the default for a reason. Sinkhorn with rows and columns at once does
+not converge on small or nearly diagonal matrices (see `normalizers.sinkhorn`). And where
+the rotated side is the longer one, M f^T has a null space, the last columns of R are
+made of rounding errors, and f brings them to full size: two float32 runs of 128 x 32
+that differ by rounding alone differ by as much as the update itself. dion's branch
+scales an O of RMS 1 as if its spectral norm were 1, so its update has an RMS of 0.2
+sqrt(max(fan_in, fan_out)).
+
+References:
+  Gong et al., `ARO: A New Lens On Matrix Optimization For Large Models
+  <https://arxiv.org/abs/2602.09006>`_, 2026
+"""
+
+from typing import Any, Unpack
+
+import optax
+
+from optax_ortho.bases import in_rotation
+from optax_ortho.bases.sides import Side
+from optax_ortho.chain import OrthoState as AroState  # noqa: F401 (its public name)
+from optax_ortho.chain import ortho_chain
+from optax_ortho.checks import refuse_array
+from optax_ortho.guard import guard, stacked_axes
+from optax_ortho.matrices import AxesOf, last_two
+from optax_ortho.momentum import ema
+from optax_ortho.normalizers import sinkhorn
+from optax_ortho.optimizers._arguments import Common, recipe
+from optax_ortho.optimizers._recipe import matrices_else_fallback
+from optax_ortho.orthogonalizers import QR
+from optax_ortho.trust_region import ShapeFactor, by_shape, normalized
+
+
+def scale_by_aro(
+    beta: Any = 0.95,
+    *,
+    momentum: optax.GradientTransformation | None = None,
+    base: optax.GradientTransformation | None = None,
+    qr: QR | None = None,
+    side: Side = "short",
+    cutoff: Any = 1e-5,
+    normalize: optax.GradientTransformation | None = None,
+    trust_region: ShapeFactor | optax.GradientTransformation | None = None,
+    mu_dtype: Any = None,
+    axes: AxesOf = last_two,
+    layout: Any = None,
+    nonfinite: str = "skip_matrix",
+) -> optax.GradientTransformationExtraArgs:
+    """ARO's direction, for a tree in which every leaf is a matrix (see `aro`).
+
+    Args:
+      beta: decay of the momentum M, in [0, 1).
+      momentum: another first stage; `beta` and `mu_dtype` are then its own affair.
+      base: the step f in the rotated basis: a transformation of one matrix whose rows
+        are the rotated side, with state or without; None is ``sinkhorn(5)``.
+      qr: how orthonormal columns are found, in float32; None is `Householder`, and
+        ``ShiftedCholesky()`` is for accelerators.
+      side: which side is rotated: "short" (fan_in of a square matrix), "fan_in",
+        "fan_out", or ``bases.ResidualStream()``, the paper's choice.
+      cutoff: rows of R^T M below this part of the largest count as zero; 0 is as
+        published.
+      normalize: a third stage; ARO has none.
+      trust_region: another scale, a `ShapeFactor` or a whole fourth stage; None is
+        ``normalized("matrix", target_rms=0.2)``.
+      mu_dtype: dtype of M; None is the parameter's own.
+      axes: the `MatrixAxes` of a leaf, from its path and the leaf.
+      layout: how the matrices are spread over devices; None is `layouts.local()`.
+      nonfinite: "skip_matrix", "skip_step" or "off".
+
+    Returns:
+      The direction, without learning rate and sign.
+
+    Raises:
+      ValueError: an argument out of range, or at init a leaf that is not a matrix.
+      TypeError: `base`, `qr` or `side` is something else.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> tx = optax.chain(scale_by_aro(), optax.scale_by_learning_rate(0.02))
+      >>> params = {"kernel": jnp.ones((4, 6))}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> updates["kernel"].shape
+      (4, 6)
+
+      A step of your own in the basis:
+
+      >>> def soft_sign(updates, params):
+      ...     return updates / (1 + abs(updates))
+      >>> tx = scale_by_aro(base=optax.stateless(soft_sign))
+    """
+    refuse_array("mu_dtype", mu_dtype)
+    refuse_array("base", base)
+    if momentum is None:
+        momentum = ema(beta, mu_dtype)
+    if base is None:
+        base = sinkhorn(5)
+    if trust_region is None:
+        trust_region = normalized("matrix", target_rms=0.2, axes=axes)
+    if not isinstance(trust_region, optax.GradientTransformation):
+        trust_region = by_shape(trust_region, axes)
+    direction = ortho_chain(
+        momentum=momentum,
+        orthogonalize=in_rotation(base, qr, side, cutoff, axes, layout),
+        normalize=normalize,
+        trust_region=trust_region,
+    )
+    return guard(direction, nonfinite, stacked_axes(axes))
+
+
+@recipe
+def aro(
+    learning_rate: optax.ScalarOrSchedule,
+    beta: Any = 0.95,
+    *,
+    momentum: optax.GradientTransformation | None = None,
+    base: optax.GradientTransformation | None = None,
+    qr: QR | None = None,
+    side: Side = "short",
+    cutoff: Any = 1e-5,
+    normalize: optax.GradientTransformation | None = None,
+    trust_region: ShapeFactor | optax.GradientTransformation | None = None,
+    mu_dtype: Any = None,
+    **common: Unpack[Common],
+) -> optax.GradientTransformationExtraArgs:
+    """ARO for matrices, AdamW for everything else.
+
+    Args:
+      learning_rate: step size of the matrices, or a schedule of the step count. The
+        update of a matrix has an RMS of 0.2 times it.
+      beta: decay of the momentum M, in [0, 1).
+      momentum: another first stage; see `scale_by_aro`.
+      base: the step in the rotated basis.
+      qr: how orthonormal columns are found.
+      side: which side is rotated.
+      cutoff: rows of R^T M below this part of the largest count as zero.
+      normalize: a third stage; ARO has none.
+      trust_region: another scale.
+      mu_dtype: dtype of M; None is the parameter's own.
+
+    Returns:
+      The optimizer; ``update`` needs ``params`` only where something decays.
+
+    Raises:
+      ValueError: an argument out of range, or at init labels that do not fit the
+        parameters.
+      TypeError: an array where `optax.inject_hyperparams` replaced a function.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax_ortho
+      >>> params = {"kernel": jnp.ones((4, 6)), "bias": jnp.zeros(6)}
+      >>> tx = optax_ortho.aro(learning_rate=0.003, weight_decay=0.1)
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> updates["kernel"].shape
+      (4, 6)
+
+      ARO-Adam:
+
+      >>> from optax_ortho.normalizers import second_moment
+      >>> tx = optax_ortho.aro(learning_rate=0.003, base=second_moment(0.95))
+    """
+    return matrices_else_fallback(
+        "aro",
+        lambda axes, layout: scale_by_aro(
+            beta,
+            momentum=momentum,
+            base=base,
+            qr=qr,
+            side=side,
+            cutoff=cutoff,
+            normalize=normalize,
+            trust_region=trust_region,
+            mu_dtype=mu_dtype,
+            axes=axes,
+            layout=layout,
+            nonfinite="off",  # The recipe has a guard around both groups.
+        ),
+        learning_rate,
+        **common,
+    )

@@ -1,0 +1,215 @@
+"""FISMO: Muon in a basis whitened by Kronecker factors of the Fisher information.
+
+For every weight matrix W (fan_in x fan_out) with gradient G, where P is the factor of
+fan_out and Q that of fan_in, both I at first, one step is
+
+    factors         P <- gamma P + (1 - gamma) L,  Q <- gamma Q + (1 - gamma) R
+    whiten          G~ <- Q^(-1/2) G P^(-1/2)
+    momentum        M <- beta M + (1 - beta) G~
+    orthogonalize   O <- Q^(-1/2) NewtonSchulz(M) P^(-1/2)
+    trust region    U <- 0.2 O / rms(O)
+    step            W <- W - learning_rate (U + weight_decay W)
+
+with L and R as in `optax_ortho.bases.whitening`: the second moments of G whitened on the
+other side, damped by mu, each factor scaled to a mean eigenvalue of 1. With gamma = 1 it
+is Muon. As published:
+
+    FISMO           normalize_stats=False, trust_region=UNSCALED
+
+As published L has the size of G^2 while P keeps its trace, so what FISMO does depends on
+the size of the gradient. WARNING_FIGURES Here L and R are scaled to the traces of P and
+Q, and the step does not depend on the size of the gradient at all.
+
+The authors name no beta, gamma or mu; the defaults are ours.
+
+References:
+  Xu, Yan and Zhang, `FISMO: Fisher-Structured Momentum-Orthogonalized Optimizer
+  <https://arxiv.org/abs/2601.21750>`_, 2026
+"""
+
+from collections.abc import Callable
+from typing import Any, Unpack
+
+import optax
+
+from optax_ortho.bases import InverseRoot, whitening
+from optax_ortho.chain import OrthoState as FismoState  # noqa: F401 (its public name)
+from optax_ortho.chain import ortho_chain
+from optax_ortho.checks import refuse_array
+from optax_ortho.dtypes import keep_dtypes
+from optax_ortho.frames import in_frame
+from optax_ortho.guard import guard, stacked_axes
+from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
+from optax_ortho.momentum import ema
+from optax_ortho.optimizers._arguments import Common, recipe
+from optax_ortho.optimizers._recipe import matrices_else_fallback
+from optax_ortho.orthogonalizers import orthogonalize
+from optax_ortho.trust_region import ShapeFactor, by_shape, normalized
+
+
+def scale_by_fismo(
+    beta: Any = 0.95,
+    gamma: Any = 0.95,
+    mu: Any = 0.1,
+    *,
+    normalize_stats: bool = True,
+    update_every: Any = 1,
+    max_dim: int | None = None,
+    inverse_root: InverseRoot | None = None,
+    momentum: optax.GradientTransformation | None = None,
+    orthogonalizer: Orthogonalizer | Callable | None = None,
+    normalize: optax.GradientTransformation | None = None,
+    trust_region: ShapeFactor | optax.GradientTransformation | None = None,
+    mu_dtype: Any = None,
+    axes: AxesOf = last_two,
+    layout: Any = None,
+    nonfinite: str = "skip_matrix",
+) -> optax.GradientTransformationExtraArgs:
+    """FISMO's direction, for a tree in which every leaf is a matrix (see `fismo`).
+
+    Args:
+      beta: decay of the whitened momentum M, in [0, 1).
+      gamma: decay of the factors P and Q, in [0, 1]; at 1 they stay I.
+      mu: damping of the factors, in units of their mean eigenvalue, at least 0.
+      normalize_stats: whether a gradient's second moments are scaled to the trace of
+        the factor they go into; False is as published.
+      update_every: the factors and their roots are renewed in the first step and every
+        so many steps, with the gradient of that step alone.
+      max_dim: a side longer than this keeps the identity for its factor; None is no
+        limit.
+      inverse_root: how ``P^(-1/2)`` is found, in float32; None is `bases.Eigh`, and
+        `bases.NewtonRoot` needs products alone.
+      momentum: another momentum, inside the basis; `beta` and `mu_dtype` are then its
+        own affair.
+      orthogonalizer: what orthogonalizes M; None is `Auto`.
+      normalize: a third stage; FISMO has none.
+      trust_region: another scale, a `ShapeFactor` or a whole fourth stage; None is
+        ``normalized("matrix", target_rms=0.2)``.
+      mu_dtype: dtype of M; None is float32 or the parameter's own, if that is wider.
+      axes: the `MatrixAxes` of a leaf, from its path and the leaf.
+      layout: how the matrices are spread over devices; None is `layouts.local()`.
+      nonfinite: "skip_matrix", "skip_step" or "off".
+
+    Returns:
+      The direction, without learning rate and sign.
+
+    Raises:
+      ValueError: an argument out of range, or at init a leaf that is not a matrix.
+      TypeError: `inverse_root` is something else.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> tx = optax.chain(scale_by_fismo(), optax.scale_by_learning_rate(0.02))
+      >>> params = {"kernel": jnp.ones((4, 6))}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> updates["kernel"].shape
+      (4, 6)
+    """
+    refuse_array("mu_dtype", mu_dtype)
+    if momentum is None:
+        momentum = ema(beta, mu_dtype)
+    if trust_region is None:
+        trust_region = normalized("matrix", target_rms=0.2, axes=axes)
+    if not isinstance(trust_region, optax.GradientTransformation):
+        trust_region = by_shape(trust_region, axes)
+    basis = whitening(
+        gamma,
+        mu,
+        normalize_stats=normalize_stats,
+        update_every=update_every,
+        max_dim=max_dim,
+        inverse_root=inverse_root,
+        axes=axes,
+        layout=layout,
+    )
+    inside = optax.chain(momentum, orthogonalize(orthogonalizer, axes, layout))
+    direction = ortho_chain(
+        # Stages 1 and 2 are both in the basis; the dtype inside is float32.
+        orthogonalize=keep_dtypes(in_frame(basis, inside)),
+        normalize=normalize,
+        trust_region=trust_region,
+    )
+    return guard(direction, nonfinite, stacked_axes(axes))
+
+
+@recipe
+def fismo(
+    learning_rate: optax.ScalarOrSchedule,
+    beta: Any = 0.95,
+    gamma: Any = 0.95,
+    mu: Any = 0.1,
+    *,
+    normalize_stats: bool = True,
+    update_every: Any = 1,
+    max_dim: int | None = None,
+    inverse_root: InverseRoot | None = None,
+    momentum: optax.GradientTransformation | None = None,
+    orthogonalizer: Orthogonalizer | Callable | None = None,
+    normalize: optax.GradientTransformation | None = None,
+    trust_region: ShapeFactor | optax.GradientTransformation | None = None,
+    mu_dtype: Any = None,
+    **common: Unpack[Common],
+) -> optax.GradientTransformationExtraArgs:
+    """FISMO for matrices, AdamW for everything else.
+
+    Args:
+      learning_rate: step size of the matrices, or a schedule of the step count. The
+        update of a matrix has an RMS of 0.2 times it.
+      beta: decay of the whitened momentum M, in [0, 1).
+      gamma: decay of the factors P and Q, in [0, 1]; at 1 they stay I.
+      mu: damping of the factors, in units of their mean eigenvalue, at least 0.
+      normalize_stats: whether the size of the gradient is kept out of the factors;
+        False is as published.
+      update_every: renew the factors every so many steps.
+      max_dim: a side longer than this keeps the identity; None is no limit.
+      inverse_root: how inverse square roots are found.
+      momentum: another momentum, inside the basis; see `scale_by_fismo`.
+      orthogonalizer: what orthogonalizes M.
+      normalize: a third stage; FISMO has none.
+      trust_region: another scale.
+      mu_dtype: dtype of M; None is float32 or the parameter's own, if that is wider.
+
+    Returns:
+      The optimizer; ``update`` needs ``params`` only where something decays.
+
+    Raises:
+      ValueError: an argument out of range, or at init labels that do not fit the
+        parameters.
+      TypeError: an array where `optax.inject_hyperparams` replaced a function.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax_ortho
+      >>> params = {"kernel": jnp.ones((4, 6)), "bias": jnp.zeros(6)}
+      >>> tx = optax_ortho.fismo(learning_rate=0.02, update_every=10)
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> updates["kernel"].shape
+      (4, 6)
+
+      As published:
+
+      >>> from optax_ortho.trust_region import UNSCALED
+      >>> tx = optax_ortho.fismo(0.02, normalize_stats=False, trust_region=UNSCALED)
+    """
+    return matrices_else_fallback(
+        "fismo",
+        lambda axes, layout: scale_by_fismo(
+            beta,
+            gamma,
+            mu,
+            normalize_stats=normalize_stats,
+            update_every=update_every,
+            max_dim=max_dim,
+            inverse_root=inverse_root,
+            momentum=momentum,
+            orthogonalizer=orthogonalizer,
+            normalize=normalize,
+            trust_region=trust_region,
+            mu_dtype=mu_dtype,
+            axes=axes,
+            layout=layout,
+            nonfinite="off",  # The recipe has a guard around both groups.
+        ),
+        learning_rate,
+        **common,
+    )

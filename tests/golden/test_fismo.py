@@ -1,0 +1,25 @@
+"""A replay of FISMO notices what is wrong."""
+
+import pytest
+
+from tests.golden.test_aro import replayed
+
+
+@pytest.mark.parametrize(
+    "case, change",
+    [
+        ("svd", {"mu": 0.02}),
+        ("svd", {"gamma": 0.9}),
+        ("svd", {"beta": 0.9}),
+        ("svd", {"orth": "ns5"}),
+        ("ns5", {"lr": 0.0101}),
+    ],
+)
+def test_a_wrong_hyperparameter_fails(case, change):
+    assert replayed("fismo_derived", case, {}).verdict == "ok"
+    assert replayed("fismo_derived", case, change).verdict == "FAIL"
+
+
+def test_what_is_not_known_is_unsupported():
+    line = replayed("fismo_derived", "svd", {"orth": "qr"})
+    assert line.verdict == "unsupported" and "qr" in line.reason

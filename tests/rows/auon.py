@@ -1,0 +1,18 @@
+"""AuON and Hybrid AuON."""
+
+import optax_ortho
+from tests.rows.row import recipe, variant
+
+ROWS = [
+    recipe("auon", optax_ortho.auon),
+    recipe(
+        "auon_of_any_size",
+        optax_ortho.auon,
+        # Its step has the size of the gradient.
+        {"variant": True, "matrices": (), "nonfinite": "off"},
+        gamma=1.5,
+        normalize=False,
+        nonfinite="off",
+    ),
+    variant("hybrid_auon", optax_ortho.hybrid_auon),
+]

@@ -1,0 +1,42 @@
+"""FISMO, as published and one-sided, and whitening by itself."""
+
+import optax
+
+import optax_ortho
+from optax_ortho import bases
+from optax_ortho.trust_region import UNSCALED
+from tests.rows.row import ONE_STEP, axes, direction, recipe, variant
+
+ROWS = [
+    recipe("fismo", optax_ortho.fismo),
+    variant(
+        "fismo_published",
+        optax_ortho.fismo,
+        {"matrices": ()},  # Its factors depend on the size of the gradient.
+        normalize_stats=False,
+        trust_region=UNSCALED,
+    ),
+    variant(
+        "fismo_every_other",
+        optax_ortho.fismo,
+        {"decays": True},
+        update_every=2,
+        max_dim=5,
+        inverse_root=bases.NewtonRoot(),
+        weight_decay=0.1,
+    ),
+    direction(
+        "scale_by_fismo",
+        optax_ortho.scale_by_fismo,
+        {"nonfinite": "skip_matrix", "variant": True},
+        orthogonalizer=ONE_STEP,
+        axes=axes,
+    ),
+    direction(
+        "in_whitening",
+        optax_ortho.in_frame,
+        {"matrices": (), "variant": True},  # It leaves the size of the gradient alone.
+        frame=bases.whitening(axes=axes),
+        inner=optax.identity(),
+    ),
+]
