@@ -12,8 +12,8 @@ ROOT = Path(optax_ortho.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 # The lowest first; a module imports from its own package and from lower rows.
 LAYERS = (
-    ("checks", "recording", "tables", "dtypes", "matrices", "blocks"),
-    ("layouts", "labels", "measures"),
+    ("checks", "recording", "tables", "dtypes", "matrices"),
+    ("blocks", "layouts", "labels", "measures"),
     ("chain", "frames", "guard", "statistics"),
     ("momentum", "orthogonalizers", "normalizers", "trust_region"),
     ("bases", "kronecker"),

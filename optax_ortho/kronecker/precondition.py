@@ -49,7 +49,7 @@ def precondition(
     update_every: Any = 10,
     warmup_steps: Any = 0,
     clip: Any = 100.0,
-    dtype: Any = jnp.float32,
+    dtype: Any = None,
     switch: LossRate | None = None,
     axes: AxesOf = last_two,
     layout: Any = None,
@@ -64,7 +64,7 @@ def precondition(
       update_every: steps between updates of the factors.
       warmup_steps: they are updated at each of the first steps.
       clip: statistics are clipped to plus and minus this; None clips nothing.
-      dtype: of the factors as they are stored.
+      dtype: of the factors as they are stored; None is float32.
       switch: when to leave gradients as they are, for good; None is never.
       axes: the `MatrixAxes` of a kernel, from its path and the leaf.
       layout: how the matrices are spread over devices; None is `layouts.local()`.
@@ -81,6 +81,7 @@ def precondition(
     if clip is not None:
         check_number("clip", clip)
     refuse_array("factor_dtype", dtype)
+    dtype = jnp.float32 if dtype is None else dtype
     layout = layouts.local() if layout is None else layout
     rules = as_rules(rule)
     if stabilizer is None:

@@ -177,8 +177,8 @@ def _sums(
     g: jax.Array, d: jax.Array, largest: jax.Array, over: Sequence[int] | None
 ) -> Sums:
     """The inner products of what is divided by the largest magnitude."""
-    unit = jnp.where(largest > 0, largest, 1)
-    g, d = (_wide(x) / unit.astype(_real(_wide(x))) for x in (g, d))
+    inverse = 1 / jnp.maximum(largest, jnp.finfo(jnp.float32).tiny)
+    g, d = (_wide(x) * inverse.astype(_real(_wide(x))) for x in (g, d))
 
     def inner(x, y):
         products = jnp.real(x * y.conj())

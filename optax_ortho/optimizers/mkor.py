@@ -29,7 +29,6 @@ References:
 from collections.abc import Callable
 from typing import Any, Unpack
 
-import jax.numpy as jnp
 import optax
 
 from optax_ortho.chain import OrthoState as MkorState  # noqa: F401 (its public name)
@@ -60,7 +59,7 @@ def scale_by_mkor(
     update_every: Any = 10,
     warmup_steps: Any = 0,
     clip: Any = 100.0,
-    factor_dtype: Any = jnp.float32,
+    factor_dtype: Any = None,
     switch: LossRate | None = None,
     base: optax.GradientTransformation | None = None,
     mu_dtype: Any = None,
@@ -84,7 +83,8 @@ def scale_by_mkor(
       warmup_steps: they are updated at each of the first steps.
       clip: entries of the statistics are clipped to plus and minus this; None clips
         nothing.
-      factor_dtype: dtype in which the factors are kept; bfloat16 halves their memory.
+      factor_dtype: dtype in which the factors are kept, None for float32; bfloat16
+        halves their memory.
       switch: when to end preconditioning for good; `LossRate()` makes it MKOR-H.
       base: what follows the preconditioning, instead of momentum and scale.
       mu_dtype: dtype of M; None is the parameter's own.
@@ -101,6 +101,7 @@ def scale_by_mkor(
         a bias of one; at update, statistics that are missing or do not fit.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> tx = optax.chain(scale_by_mkor(), optax.scale_by_learning_rate(0.01))
       >>> params = {"up": {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}}
       >>> statistics = {"up": {"a": jnp.ones(4), "g": jnp.ones(6)}}
@@ -143,7 +144,7 @@ def mkor(
     update_every: Any = 10,
     warmup_steps: Any = 0,
     clip: Any = 100.0,
-    factor_dtype: Any = jnp.float32,
+    factor_dtype: Any = None,
     switch: LossRate | None = None,
     base: optax.GradientTransformation | None = None,
     mu_dtype: Any = None,
@@ -187,6 +188,7 @@ def mkor(
       TypeError: an array where `optax.inject_hyperparams` replaced a function.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> import optax_ortho
       >>> params = {"up": {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}}
       >>> tx = optax_ortho.mkor(learning_rate=0.02)

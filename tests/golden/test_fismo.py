@@ -8,7 +8,7 @@ from tests.golden.test_aro import replayed
 @pytest.mark.parametrize(
     "case, change",
     [
-        ("svd", {"mu": 0.02}),
+        ("svd", {"mu": 0.5}),
         ("svd", {"gamma": 0.9}),
         ("svd", {"beta": 0.9}),
         ("svd", {"orth": "ns5"}),

@@ -13,7 +13,7 @@ WRONG = [
     ("normuon", "normuon_fp32_nonesterov", {"nesterov": True}),
     ("normuon", "normuon_fp32_nonesterov", {"muon": {"lr": 0.02, "beta2": 0.9}}),
     ("normuon", "normuon_fp32", {"aux_adam": {"lr": 3.3e-4}}),
-    ("normuon_dion", "dion_normuon_polar_fp32", {"muon_beta2": 0.9}),
+    ("normuon_dion", "dion_normuon_polar_fp32", {"muon_beta2": 0.5}),
     ("normuon_dion", "dion_normuon_ns5_rms_nesterov_fp32", {"cautious_wd": True}),
 ]
 

@@ -45,7 +45,7 @@ ROWS = [
     recipe(
         "mkor",
         optax_ortho.mkor,
-        {**MKOR, "static_args": ("factor_dtype",)},
+        MKOR,
         labels=LABELS,
         update_every=1,
     ),
