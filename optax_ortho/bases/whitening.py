@@ -59,7 +59,7 @@ STRUCTURE = jax.tree.structure(Factors(0, 0, 0, 0))
 
 def whitening(
     gamma: Any = 0.95,
-    mu: Any = 0.1,
+    mu: Any = 1.0,
     *,
     normalize_stats: bool = True,
     update_every: Any = 1,

@@ -67,8 +67,9 @@ def sinkhorn(
     converge where entries are few or large on a diagonal: one round turns ``diag(a,
     b)`` into ``diag(1/a, 1/b)``, and an odd number of rounds leaves it there, so the
     largest singular directions get the smallest steps. From zero to [[3, -2], [1, 4]]
-    with ARO at rate 0.01, five such rounds stop at an error of 1.4 after 30,000 steps,
-    and five by turns at 0.01. On large random matrices both agree within a percent.
+    with ARO (without its cutoff) at rate 0.01, five such rounds are at an error of 1.44
+    after 3,000 steps and 1.43 after 30,000, where the cosine of step and momentum is
+    0.0003; by turns it is 0.006 after 3,000. An even number of rounds converges there.
 
     Args:
       rounds: how many times.

@@ -136,17 +136,19 @@ def scale_by_am_adamw(
             v = b2 * v + (1 - b2) * square
             root = jnp.sqrt(v / (1 - b2**count))
             p = (1 - b1_max * product) * (root + eps)
-            apart = quotient(d32 - g32, p)
-            stay = 1 / (1 + lam * p)
-            gap = jnp.sum(g32 * (quotient(d32, p) + wd * x32))
+            inverse = quotient(jnp.ones_like(p), p)
+            apart, stay = d32 - g32, 1 / (1 + lam * p)
+            weighted = inverse * stay * apart
+            gap = jnp.sum(g32 * (inverse * d32 + wd * x32))
             above = (1 + wd * rate) * ratio * gap
-            above -= jnp.sum(apart * (stay * g32 + (1 - stay) * d32))
-            above -= wd * jnp.sum(x32 * (d32 - g32))
-            beta = quotient(above, jnp.sum(apart * stay * (d32 - g32)))
+            # stay (g + lam P d) = stay g + (1 - stay) d, where lam P may be large.
+            above -= jnp.sum(inverse * apart * (stay * g32 + (1 - stay) * d32))
+            above -= wd * jnp.sum(x32 * apart)
+            beta = quotient(above, jnp.sum(weighted * apart))
             beta = jnp.clip(jnp.where(jnp.isnan(beta), 0, beta), 0, b1_max)
             beta = jnp.where(count == 1, b1_max, beta).astype(jnp.float32)
             d32 = stay * ((1 - beta) * g32 + beta * d32) + (1 - stay) * d32
-            step = quotient(d32, p).astype(g.dtype)
+            step = (inverse * d32).astype(g.dtype)
             return step, d32.astype(d.dtype), v, beta, product * beta
 
         if decays and params is None:

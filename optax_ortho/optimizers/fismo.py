@@ -50,7 +50,7 @@ from optax_ortho.trust_region import ShapeFactor, by_shape, normalized
 def scale_by_fismo(
     beta: Any = 0.95,
     gamma: Any = 0.95,
-    mu: Any = 0.1,
+    mu: Any = 1.0,
     *,
     normalize_stats: bool = True,
     update_every: Any = 1,
@@ -137,7 +137,7 @@ def fismo(
     learning_rate: optax.ScalarOrSchedule,
     beta: Any = 0.95,
     gamma: Any = 0.95,
-    mu: Any = 0.1,
+    mu: Any = 1.0,
     *,
     normalize_stats: bool = True,
     update_every: Any = 1,

@@ -16,8 +16,8 @@ optimizers follow the preconditioning by a base optimizer and no scale:
     released code    base=optax.trace(0.9) and the like; rule="damped"
     paper            the same with rule="printed"
     exact inverse    rule="ema"
-    hkor             rule=(MovingAverage(), MovingAverage(weight=0.05**2)), before which
-                     it does not rescale but clips by KL divergence, which is not here
+    hkor             rule=(MovingAverage(), MovingAverage(weight=0.05**2)); where this
+                     keeps the norm, it clips by KL divergence, which is not here
 
 The loss has to tell more than its gradient; see `value_and_grad_with_statistics`.
 

@@ -33,14 +33,15 @@ def through_dense(
     inputs, batch = (sorted(axis % x.ndim for axis in axes) for axes in (inputs, batch))
     samples = tuple(i for i in range(x.ndim) if i not in inputs + batch)
     count = math.prod(x.shape[i] for i in samples)
+    left = [i for i in range(x.ndim) if i not in samples]
+    order = [left.index(i) for i in (*batch, *inputs)]
 
-    def mean(x):  # Of samples, batch and features, in this order.
-        x = x.reshape(*x.shape[: len(batch)], count, -1)
-        return jnp.mean(_clipped(x, clip), axis=-2)
+    def gradient(dy):  # Of batch, samples and features, in this order.
+        over = tuple(range(len(batch), len(batch) + len(samples)))
+        return jnp.mean(_clipped(count * dy.astype(jnp.float32), clip), over)
 
-    ordered = x.transpose(*batch, *samples, *inputs).astype(jnp.float32)
-    x = tap_input(x, probes, mean(ordered))
-    gradient = lambda dy: mean(count * dy.astype(jnp.float32))  # noqa: E731
+    a = jnp.mean(_clipped(x.astype(jnp.float32), clip), samples).transpose(order)
+    x, probes = tap_input(x, probes, a)
     return tap_output(call(x), probes, gradient)
 
 
@@ -70,19 +71,21 @@ def through_conv(
         input_dilation=_for_each(layer.input_dilation, rank),
         kernel_dilation=_for_each(layer.kernel_dilation, rank),
     )
-    patches = x.reshape(count, *positions, x.shape[-1]).astype(jnp.float32)
+    first = len(samples)
+    patches = x.astype(jnp.float32)
     for visit in visits:  # The first axis of positions becomes the last of taps.
-        patches = jnp.moveaxis(patches, 1, -1)
+        patches = jnp.moveaxis(patches, first, -1)
         visit = jnp.asarray(visit, patches.dtype)
         patches = jnp.matmul(patches, visit, precision=lax.Precision.HIGHEST)
-    patches = jnp.moveaxis(patches, 1, -1)  # Channels came to the front.
+    patches = jnp.moveaxis(patches, first, -1)  # Channels came to the front.
+    over = tuple(range(first))
 
-    def mean(dy):
-        dy = dy.reshape(count, -1, dy.shape[-1]).astype(jnp.float32)
-        return jnp.mean(_clipped(count * jnp.mean(dy, axis=1), clip), axis=0)
+    def gradient(dy):
+        dy = jnp.mean(dy.astype(jnp.float32), tuple(range(first, first + rank)))
+        return jnp.mean(_clipped(count * dy, clip), over)
 
-    x = tap_input(x, probes, jnp.mean(_clipped(patches, clip), axis=0))
-    return tap_output(call(x), probes, mean)
+    x, probes = tap_input(x, probes, jnp.mean(_clipped(patches, clip), over))
+    return tap_output(call(x), probes, gradient)
 
 
 def patch_matrices(

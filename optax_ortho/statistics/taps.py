@@ -39,22 +39,29 @@ class Probes(NamedTuple):
     n: Any
 
 
-def tap_input(x: jax.Array, probes: Any, a: jax.Array) -> jax.Array:
+def tap_input(x: jax.Array, probes: Probes, a: jax.Array) -> tuple[jax.Array, Probes]:
     """The input of a layer, with its statistic.
 
     Args:
       x: the input.
       probes: of the layer.
-      a: what the gradient of ``probes.a`` is to be, in any shape of its size.
+      a: what the gradient of ``probes.a`` is to be, without axes of length 1.
+
+    Returns:
+      The input, and the probes for `tap_output`. They now vary with x, over a
+      `jax.vmap` or the devices of a `jax.shard_map`, so that going back their gradients
+      are summed over them as that of a parameter is.
     """
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         x = x.astype(jnp.float32)
-    a = lax.stop_gradient(a).reshape(probes.a.shape).astype(probes.a.dtype)
-    zero = _along(x, probes.n)
-    return _told(x, (_along(x, probes.a), zero), (a, zero + 1))
+    a = lax.stop_gradient(a)
+    zero = jnp.where(jnp.isnan(a).any(), 0, jnp.zeros([], jnp.float32))
+    probes = Probes(*(probe + zero for probe in probes))
+    a = a.reshape(probes.a.shape).astype(probes.a.dtype)
+    return _told(x, (probes.a, probes.n), (a, probes.n + 1)), probes
 
 
-def tap_output(y: jax.Array, probes: Any, mean: Callable) -> jax.Array:
+def tap_output(y: jax.Array, probes: Probes, mean: Callable) -> jax.Array:
     """The output of a layer, with the statistic of its gradient.
 
     Args:
@@ -62,7 +69,7 @@ def tap_output(y: jax.Array, probes: Any, mean: Callable) -> jax.Array:
       probes: of the layer.
       mean: from the gradient in y to what that in ``probes.g`` is to be.
     """
-    return _heard(mean, y, _along(y, probes.g))
+    return _heard(mean, y, probes.g)
 
 
 @jax.custom_vjp
@@ -87,15 +94,6 @@ def _heard_backward(mean, probe, dy):
 
 _heard = jax.custom_vjp(lambda mean, y, probe: y, nondiff_argnums=(0,))
 _heard.defvjp(_heard_forward, _heard_backward)
-
-
-def _along(x: jax.Array, probe: jax.Array) -> jax.Array:
-    """A probe that varies with x, over a `jax.vmap` or the devices of a `shard_map`.
-
-    Going back, its gradient is then summed over them, as that of a parameter is.
-    """
-    first = lax.stop_gradient(x[(0,) * x.ndim])
-    return probe + jnp.where(jnp.isnan(first), 0, jnp.zeros([], probe.dtype))
 
 
 def probes_of(shape: Sequence[int], axes: MatrixAxes) -> Probes:

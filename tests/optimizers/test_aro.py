@@ -55,8 +55,8 @@ def first_step(tx, gradient):
 )
 def test_ten_steps_are_the_box(base, f):
     params = new_params(SHAPES)
-    if f is np.sign:
-        del params["square"]  # Signs of small squares are singular, and Q is free.
+    if f is np.sign:  # Rows of few signs are often equal, and then Q is free.
+        params = new_params({"long": (3, 24)})
     gradients = gradients_of(params)
     tx = aro(0.1, base=base, weight_decay=0.1)
     actual = trained(tx, params, gradients)
@@ -139,7 +139,8 @@ def parabola(tx, steps=10_000):
 
 def test_odd_simultaneous_rounds_stall_and_the_default_does_not():
     labels = lambda path, leaf: "matrix"  # noqa: E731
-    published = aro(0.01, base=sinkhorn(5, simultaneous=True), labels=labels)
+    base = sinkhorn(5, simultaneous=True)
+    published = aro(0.01, base=base, cutoff=0.0, labels=labels)
     assert parabola(published) > 1
     assert parabola(aro(0.01, labels=labels)) < 0.02
 

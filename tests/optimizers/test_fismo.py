@@ -48,13 +48,14 @@ def test_ten_steps_are_the_box(published, root):
     params = new_params(SHAPES)
     gradients = gradients_of(params)
     variant = PUBLISHED if published else {}
-    tx = fismo(0.1, orthogonalizer=Exact(), inverse_root=root, **variant)
+    tx = fismo(0.1, mu=0.1, orthogonalizer=Exact(), inverse_root=root, **variant)
     actual, _, _ = run(tx, params, gradients)
     for name, w in params.items():
         expected = reference.fismo(
             np.asarray(w, np.float64),
             [np.asarray(g[name], np.float64) for g in gradients],
             learning_rate=0.1,
+            mu=0.1,
             published=published,
         )
         # Newton adds 1e-6 of the mean eigenvalue, of which the least is a hundredth.
@@ -103,7 +104,7 @@ def test_the_published_factors_depend_on_the_size_of_the_gradient():
     assert condition(1e-4, mu=1e-2, **PUBLISHED) < 1.01  # It is Muon.
     assert condition(1e2, mu=1e-2, **PUBLISHED) > 1e4
     small, large = condition(1e-4), condition(1e2)
-    assert small == pytest.approx(large, rel=1e-3) and 2 < small < 1e3
+    assert small == pytest.approx(large, rel=1e-3) and 1.2 < small < 10
 
 
 def test_small_damping_stalls_and_the_default_does_not():
@@ -116,7 +117,7 @@ def test_small_damping_stalls_and_the_default_does_not():
             return (x + updates, state), None
 
         start = jnp.zeros((2, 2)), tx.init(target)
-        (x, _), _ = jax.jit(lambda c: jax.lax.scan(body, c, length=20_000))(start)
+        (x, _), _ = jax.jit(lambda c: jax.lax.scan(body, c, length=10_000))(start)
         return float(jnp.abs(x - target).max())
 
     labels = lambda path, leaf: "matrix"  # noqa: E731

@@ -14,7 +14,7 @@ def fismo(
     learning_rate,
     beta=0.95,
     gamma=0.95,
-    mu=0.1,
+    mu=1.0,
     published=False,
 ):
     """The weights (fan_in x fan_out) after a step with each gradient."""

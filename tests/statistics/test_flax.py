@@ -1,6 +1,5 @@
 """The statistics of Linen and NNX models, against what they are by definition."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -156,32 +155,29 @@ def test_one_example_at_a_time_is_the_batch():
     assert_close(found["up"], expected, 1e-5, "under vmap")
 
 
-@pytest.mark.parametrize("explicit", [True, False])
-def test_devices_share_their_statistics(explicit):
+@pytest.mark.parametrize("kind", ["shard_map", "Auto", "Explicit"])
+def test_devices_share_their_statistics(kind):
     params, apply = linen()
     x = normal(16, 4)
     loss_fn = lambda params, x: jnp.mean(apply(params, x)[0] ** 2)  # noqa: E731
     expected = jax.jit(with_statistics(loss_fn))(params, x)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    if explicit:
+    axis_type = getattr(jax.sharding.AxisType, kind, jax.sharding.AxisType.Auto)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
 
-        @functools.partial(
-            jax.shard_map, mesh=mesh, in_specs=(P(), P("data")), out_specs=P()
-        )
-        def step(params, x):
-            # Going back through the mean, gradients and g are of the whole batch.
-            return with_statistics(
-                lambda params, x: jax.lax.pmean(loss_fn(params, x), "data")
-            )(params, x)
-
-        found = jax.jit(step)(params, x)
+    # Going back through a mean, gradients and g are of the whole batch.
+    step = with_statistics(lambda params, x: jax.lax.pmean(loss_fn(params, x), "data"))
+    if kind == "shard_map":
+        specs = {"in_specs": (P(), P("data")), "out_specs": P()}
+        found = jax.jit(jax.shard_map(step, mesh=mesh, **specs))(params, x)
     else:
-        x = jax.device_put(x, jax.NamedSharding(mesh, P("data")))
-        found = jax.jit(with_statistics(loss_fn))(params, x)
-    assert_close(found, expected, 1e-5, "eight devices")
+        with jax.set_mesh(mesh):
+            x = jax.device_put(x, jax.NamedSharding(mesh, P("data")))
+            params = jax.device_put(params, jax.NamedSharding(mesh, P()))
+            found = jax.jit(with_statistics(loss_fn))(params, x)
+    assert_close(found, expected, 1e-5, "eight devices")  # Sums in another order.
 
 
-def test_without_vma_each_device_has_its_own_and_their_mean_is_it():
+def test_under_pmap_the_mean_over_devices_is_that_of_the_batch():
     params, apply = linen()
     x = normal(16, 4)
     loss_fn = lambda params, x: jnp.mean(apply(params, x)[0] ** 2)  # noqa: E731
@@ -227,7 +223,13 @@ CONVS = {
 }
 
 
-@pytest.mark.parametrize("name", CONVS)
+QUICK = ("same", "circular")
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow) for name in CONVS if name not in QUICK
+]
+
+
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
 def test_a_convolution_gives_its_mean_patch(name):
     x = normal(2, 6, 5, 3)
     linen_conv = nn.Conv(4, **CONVS[name])
@@ -286,6 +288,7 @@ def test_axes_of_a_general_layer_are_folded_as_its_kernel_is(linen):
     assert_close(found, expected, 1e-5, "statistics")
 
 
+@pytest.mark.slow
 def test_scanned_linen_layers_are_stacked():
     stacked = LinenTransformer(scan_axis=0)
     tokens = jnp.arange(10).reshape(TOKENS.shape) % 11
@@ -322,6 +325,7 @@ def test_a_lifted_linen_layer_is_read_once(lift):
     assert_close(found, expected, 1e-5, "statistics")
 
 
+@pytest.mark.slow
 def test_scanned_nnx_layers_are_stacked_and_train():
     model = gpt()
     labels = optax_ortho.label(model)
@@ -351,7 +355,8 @@ def test_recurrent_layers_are_read_at_every_step():
     rnn = nnx.RNN(nnx.OptimizedLSTMCell(4, 5, rngs=nnx.Rngs(0)))
     labels = optax_ortho.label(rnn)
     x = normal(3, 7, 4)
-    _, gradient, found = with_statistics(lambda rnn: jnp.mean(rnn(x) ** 2), labels)(rnn)
+    loss_fn = lambda rnn: jnp.mean(rnn(x) ** 2)  # noqa: E731
+    _, gradient, found = nnx.jit(with_statistics(loss_fn, labels))(rnn)
     assert_close(found["cell"]["dense_i"]["a"], x.mean((0, 1)), 1e-5, "inputs")
     bias = arrays(gradient)["cell"]["dense_h"]["bias"]
     assert_close(found["cell"]["dense_h"]["g"], bias, 1e-5, "gradients")

@@ -81,6 +81,8 @@ def compare(golden: GoldenSet, name: str, case: Mapping[str, Any]) -> Comparison
         stored = arrays_under(golden.arrays, prefix)
         return [to_flax(stored[str(i)], lead) for i in range(len(stored))]
 
+    if not each_leaf(f"{name}/step1/p", 0):
+        raise Unsupported("no parameters are stored")
     params = [jnp.asarray(p) for p in each_leaf("init/p", 0)]
     gradients = [jnp.asarray(g) for g in each_leaf("grads/g", 1)]
     state, step, errors = tx.init(params), jax.jit(tx.update), {}

@@ -62,14 +62,8 @@ def replay_case(golden: GoldenSet, name: str, hyper: Mapping[str, Any]) -> Compa
                 others.append(relative(seconds[i].reshape(v.shape), v, f"{key}{i}"))
         if (m := golden.arrays.get(f"{name}/final/m{i}")) is None:
             continue
-        out_first = np.moveaxis(momenta[i], -1, 0).reshape(len(m), -1)
-        if momenta[i].ndim > 2:  # Flax has (*window, in, out), PyTorch (out, in, ...).
-            out_first = (
-                momenta[i]
-                .transpose(-1, -2, *range(momenta[i].ndim - 2))
-                .reshape(len(m), -1)
-            )
-        others.append(relative(out_first, m, f"m{i}"))
+        out_first = momenta[i].transpose(-1, -2, *range(momenta[i].ndim - 2))
+        others.append(relative(out_first.reshape(m.shape), m, f"m{i}"))
     dtype = jnp.bfloat16 if hyper.get("bf16_newton_schulz") else jnp.float32
     limit = tolerance(dtype, None, own_distance(golden, name), max(changes))
     worst = Comparison(float(np.max(errors)), limit)
@@ -120,7 +114,9 @@ def train(tx: optax.GradientTransformation, params: Any, grads: Any) -> Any:
         axes, shape = of_leaf(i, params[i]), params[i].shape
         n = length(shape, axes.fan_in + axes.fan_out)
         n //= max(int(np.prod(root.shape[1:])), 1)  # How many entries one norm has.
-        seconds[i] = n * np.asarray(root, np.float64) ** 2
+        square = n * np.asarray(root, np.float64) ** 2
+        # From (*window, in) to (in, *window).
+        seconds[i] = np.moveaxis(square, -1, 1) if square.ndim > 1 else square
     return jax.tree.map(np.asarray, (path, seconds, momenta))
 
 
