@@ -6,8 +6,8 @@ With f what is done, any transformation of one matrix, and X the matrix, m x n:
     R <- Q of QR(X D^T)   m x m, near the rotation that maximizes <X, R f(R^T X)>
     U <- R f(R^T X)       f in the new basis
 
-The signs of R's columns do not matter to an f that commutes with them. Where X D^T has a
-null space, QR completes R with columns made of rounding errors, and the rows of R^T X
+The signs of R's columns do not matter to an f that commutes with them. Where X D^T has
+a null space, QR completes R with columns made of rounding errors, and the rows of R^T X
 that belong to them are rounding errors too, which an f that normalizes rows would bring
 to full size. Rows below `cutoff` of the largest are therefore zero.
 

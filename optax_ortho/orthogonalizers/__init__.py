@@ -4,7 +4,9 @@ from optax_ortho.orthogonalizers.auto import Auto as Auto
 from optax_ortho.orthogonalizers.by_shape import FITTED as FITTED
 from optax_ortho.orthogonalizers.by_shape import PUBLISHED as PUBLISHED
 from optax_ortho.orthogonalizers.by_shape import ShapeCoefficients as ShapeCoefficients
-from optax_ortho.orthogonalizers.by_shape import ShapedNewtonSchulz as ShapedNewtonSchulz
+from optax_ortho.orthogonalizers.by_shape import (
+    ShapedNewtonSchulz as ShapedNewtonSchulz,
+)
 from optax_ortho.orthogonalizers.coefficients import Certificate as Certificate
 from optax_ortho.orthogonalizers.coefficients import Coefficients as Coefficients
 from optax_ortho.orthogonalizers.exact import Exact as Exact

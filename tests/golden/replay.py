@@ -119,9 +119,20 @@ def replay_case(golden: GoldenSet, name: str, case: Mapping[str, Any]) -> Compar
     errors = [largest(found[p] - expected[p]) for p in names]
     change = max(largest(expected[p] - params[p]) for p in names)
     tol = case.get("tol", case.get("err32"))
-    vs_float32 = tol.get("vs_fp32") if isinstance(tol, Mapping) else None
-    limit = tolerance(dtype, tol, vs_float32, change)
+    limit = tolerance(dtype, tol, _vs_float32(golden, case), change)
     return Comparison(float(np.max(errors)), limit)
+
+
+def _vs_float32(golden: GoldenSet, case: Mapping[str, Any]) -> Any:
+    """How far a run is from its float32 run; if unknown, other runs of its source."""
+    cls = source_of(golden.facts, case).cls
+    others = cases_of(golden.facts).values()
+    same = [other for other in others if source_of(golden.facts, other).cls == cls]
+    for one in (case, *same):
+        tol = one.get("tol")
+        if isinstance(tol, Mapping) and "vs_fp32" in tol:
+            return tol["vs_fp32"]
+    return None
 
 
 def replay_method(

@@ -9,13 +9,12 @@ from tests.golden.sets import read_set
 from tests.golden.test_replay import DATA
 
 WRONG = [
-    ("amm_sgd", {"lr_per_step": [0.1, 0.11]}),
-    ("amm_sgd", {"beta_max": 0.8}),
+    ("amm_sgd", {"lr_per_step": [0.1, 0.1, 0.11]}),
+    ("amm_sgd", {"beta_max": 0.7}),
     ("amm_sgd", {"model_lambda": 0.2}),
-    ("amm_sgd", {"weight_decay": 0.0}),
-    ("amm_adamw", {"lr_per_step": [2e-4, 6e-4, 1.1e-3, 8e-4]}),
+    ("amm_sgd", {"weight_decay": 1.0}),
+    ("amm_adamw", {"lr_per_step": [2e-4, 6e-4, 1.1e-3]}),
     ("amm_adamw", {"betas": [0.9, 0.95]}),
-    ("amm_adamw", {"betas": [0.89, 0.96]}),
     ("amm_adamw", {"weight_decay": 0.0}),
     ("amm_adamw", {"model_lambda": 0.2}),
 ]

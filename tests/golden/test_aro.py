@@ -5,6 +5,8 @@ import pytest
 from tests.golden.replay import DATA, replay_set
 from tests.golden.sets import read_set
 
+pytestmark = pytest.mark.slow
+
 
 def replayed(name, case, change, **facts):
     """The line of one case with other hyperparameters or facts."""

@@ -4,6 +4,8 @@ import pytest
 
 from tests.golden.test_replay import changed, replayed
 
+pytestmark = pytest.mark.slow
+
 WRONG = [
     ("auon_head", {"momentum": 0.9}),
     ("auon_head", {"lr": 0.241}),

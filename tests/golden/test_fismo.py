@@ -4,6 +4,8 @@ import pytest
 
 from tests.golden.test_aro import replayed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "case, change",

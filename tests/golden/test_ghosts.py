@@ -7,6 +7,8 @@ import pytest
 from tests.golden.replay import DATA, replay_set
 from tests.golden.sets import read_set
 
+pytestmark = pytest.mark.slow
+
 
 def replayed(case, part, change):
     golden = read_set(DATA / "ghosts.json")

@@ -8,6 +8,8 @@ import pytest
 from tests.golden.replay import DATA, replay_set
 from tests.golden.sets import read_set
 
+pytestmark = pytest.mark.slow
+
 
 def replayed(case, change, arrays=None):
     """The line of one case of the set, with other facts or arrays."""

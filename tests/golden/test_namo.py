@@ -7,6 +7,8 @@ import pytest
 from tests.golden.replay import DATA, replay_set
 from tests.golden.sets import read_set
 
+pytestmark = pytest.mark.slow
+
 WRONG = [
     ("namo_default", {"wd": 0.12}),
     ("namo_default", {"nesterov": False}),

@@ -9,6 +9,8 @@ from tests.golden.replay import DATA, replay_set
 from tests.golden.sets import read_set
 from tests.golden.test_replay import changed, replayed
 
+pytestmark = pytest.mark.slow
+
 WRONG = [
     ("normuon", "normuon_fp32_nonesterov", {"nesterov": True}),
     ("normuon", "normuon_fp32_nonesterov", {"muon": {"lr": 0.02, "beta2": 0.9}}),

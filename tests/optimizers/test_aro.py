@@ -1,5 +1,7 @@
 """ARO: the box in float64, its special cases, and what was published."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from optax_ortho.momentum import ema
 from optax_ortho.normalizers import row_norm, second_moment, sinkhorn
 from optax_ortho.orthogonalizers import Exact, Householder, ShiftedCholesky
 from optax_ortho.testing import assert_close, random_like
-from optax_ortho.trust_region import UNSCALED, match_rms
+from optax_ortho.trust_region import match_rms
 from tests.reference import aro as reference
 from tests.rows import new_params
 
@@ -28,7 +30,7 @@ def gradients_of(params, steps=10):
     ]
 
 
-def trained(tx, params, gradients):
+def trained(tx, params, gradients) -> Any:
     state, step = tx.init(params), jax.jit(tx.update)
     for gradient in gradients:
         updates, state = step(gradient, state, params)
@@ -36,7 +38,7 @@ def trained(tx, params, gradients):
     return params
 
 
-def first_step(tx, gradient):
+def first_step(tx, gradient) -> Any:
     return jax.jit(tx.update)(gradient, tx.init(gradient))
 
 

@@ -1,5 +1,7 @@
 """FISMO: the box in float64, its special cases, and what was published."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +27,7 @@ def gradients_of(params, steps=10, size=1.0):
     return [optax.tree.scale(size * 3.0 ** (i % 3), x) for i, x in enumerate(trees)]
 
 
-def run(tx, params, gradients):
+def run(tx, params, gradients) -> Any:
     """The parameters, and the last update and state."""
     state, step, updates = tx.init(params), jax.jit(tx.update), None
     for gradient in gradients:

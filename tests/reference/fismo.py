@@ -8,15 +8,7 @@ def inverse_root(a):
     return (v / np.sqrt(w)) @ v.T
 
 
-def fismo(
-    w,
-    gradients,
-    learning_rate,
-    beta=0.95,
-    gamma=0.95,
-    mu=1.0,
-    published=False,
-):
+def fismo(w, gradients, learning_rate, beta=0.95, gamma=0.95, mu=1.0, published=False):
     """The weights (fan_in x fan_out) after a step with each gradient."""
     w, (n, m) = w.T, w.shape
     p, q, moment = np.eye(m), np.eye(n), np.zeros_like(w)

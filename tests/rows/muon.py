@@ -20,6 +20,7 @@ ROWS = [
     recipe(
         "muon_jordan",
         optax_ortho.muon,
+        {"quick": True},
         orthogonalizer=NewtonSchulz(),
         trust_region=JORDAN,
     ),

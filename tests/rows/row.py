@@ -70,7 +70,8 @@ class Row:
       static_args: its arguments that `optax.inject_hyperparams` has to leave alone.
       tolerance: between two ways to compute one step in float32.
       scale_tolerance: between steps for float32 gradients of different sizes.
-      variant: whether it varies another row, so that a quick run may check it less.
+      variant: whether it varies another row.
+      quick: whether all of its tests, not only the essential, are in the quick part.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Row:
     # A factor rounds the entries of a gradient.
     scale_tolerance: float = 1e-4
     variant: bool = False
+    quick: bool = False
 
     def __str__(self) -> str:
         return self.name

@@ -8,7 +8,7 @@ import optax
 
 import optax_ortho
 from optax_ortho import momentum, ortho_chain, orthogonalize, trust_region
-from tests.rows.row import ONE_STEP, axes, direction
+from tests.rows.row import ONE_STEP, Row, axes, direction
 
 
 def transposed(tree: Any, state: Any) -> Any:
@@ -23,31 +23,35 @@ COUNTED_TRANSPOSE = optax_ortho.Frame(
 )
 
 
+def stage(name: str, factory: Any, row: Any = None, **arguments: Any) -> Row:
+    return direction(name, factory, {"quick": True, **(row or {})}, **arguments)
+
+
 ROWS = [
-    direction(
+    stage(
         "chain_of_momentum",
         ortho_chain,
         {"matrices": ()},
         momentum=momentum.ema(0.9),
     ),
-    direction(
+    stage(
         "chain_of_orthogonalize",
         ortho_chain,
         orthogonalize=orthogonalize(ONE_STEP, axes),
     ),
-    direction(
+    stage(
         "chain_of_normalize",
         ortho_chain,
         {"matrices": ()},
         normalize=optax.clip(0.5),
     ),
-    direction(
+    stage(
         "chain_of_trust_region",
         ortho_chain,
         {"matrices": ()},
         trust_region=trust_region.by_shape(axes=axes),
     ),
-    direction(
+    stage(
         "in_frame",
         optax_ortho.in_frame,
         {"matrices": ()},
