@@ -93,7 +93,8 @@ def summary(tx: optax.GradientTransformation, params: Any) -> Summary:
       1
     """
     with recording() as events:
-        jax.eval_shape(tx.init, params)
+        # A function of its own, as JAX would not trace `tx.init` a second time.
+        jax.eval_shape(lambda params: tx.init(params), params)
     groups = [event for event in events if isinstance(event, Group)]
     leaves = [event for event in events if isinstance(event, Orthogonalized)]
     return Summary(

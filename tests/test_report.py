@@ -65,6 +65,11 @@ def test_diagnostics_are_found_through_wrappers(wrap):
     assert (figures["skipped"], figures["steps"]) == (0, 0)
 
 
+def test_a_second_summary_says_the_same():
+    tx = our_muon()
+    assert str(summary(tx, PARAMS)) == str(summary(tx, PARAMS))
+
+
 def test_matrices_of_one_shape_share_a_row():
     rows = {row[0]: row[1] for row in summary(our_muon(), PARAMS).matrices}
     assert rows == {(4, 6): 1 + 3 + 1, (4, 3): 2}

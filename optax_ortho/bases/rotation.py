@@ -163,6 +163,7 @@ def in_rotation(
         return short_first(wide, side)
 
     def on_matrix(x, state):
+        y: Any
         y, state = one_matrix.update(turned(x), state)
         return (y if y.shape == x.shape else y.mT).astype(x.dtype), state
 

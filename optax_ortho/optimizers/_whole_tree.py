@@ -1,4 +1,4 @@
-"""The tail of recipes that treat all leaves alike: rate, decay, dtypes and the guard."""
+"""The tail of recipes that treat all leaves alike: rate, decay, dtypes and guard."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def whole_tree(
 
 
 def decay_of(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
-    """Adds decayed parameters, of leaves with two or more axes unless a mask says which.
+    """Adds decayed parameters; without a mask, of leaves with two or more axes.
 
     Raises:
       ValueError: a negative decay.

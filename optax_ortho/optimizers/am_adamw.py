@@ -12,9 +12,10 @@ For every parameter x with gradient g, at step k with learning rate eta_k, one s
     step            x <- x - eta_k (d / P + weight_decay x)
     bias            B <- B beta
 
-with w = 1 / (P (1 + lam P)), B = 1 at first, and the first beta b1_max. Sums are over one
-leaf, so each has a beta of its own. Vectors and scalars do not decay. With a learning
-rate of zero the gap is left out. With lam = 0 and beta = b1_max always, it is AdamW.
+with w = 1 / (P (1 + lam P)), B = 1 at first, and the first beta b1_max. Sums are over
+one leaf, so each has a beta of its own. Vectors and scalars do not decay. With a
+learning rate of zero the gap is left out. With lam = 0 and beta = b1_max always, it is
+AdamW.
 
 Nothing is orthogonalized; `adaptive_memory_muon` is the relative that does. No code of
 the authors is public; this is their algorithm 3 as others have implemented it. Since

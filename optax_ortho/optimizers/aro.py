@@ -24,11 +24,11 @@ What differs from them by default, differs for a reason. Sinkhorn with rows and 
 at once does not converge on small or nearly diagonal matrices: with an odd number of
 rounds it stops on a 2 x 2 parabola at an error of 1.43 (see `normalizers.sinkhorn`).
 Where the rotated side is the longer one, or the momentum of low rank, M f^T has a null
-space, the last columns of R are made of rounding errors, and f brings their rows to full
-size: on 128 x 32 a change of the gradient by 1e-7 changes the update by 110 %. `cutoff`
-drops such rows, which makes that 1e-6; the shorter side has none in general. dion's
-branch scales an O of RMS 1 as if its spectral norm were 1, so the RMS of its update is
-0.2 sqrt(max(fan_in, fan_out)).
+space, the last columns of R are made of rounding errors, and f brings their rows to
+full size: on 128 x 32 a change of the gradient by 1e-7 changes the update by 110 %.
+`cutoff` drops such rows, which makes that 1e-6; the shorter side has none in general.
+dion's branch scales an O of RMS 1 as if its spectral norm were 1, so the RMS of its
+update is 0.2 sqrt(max(fan_in, fan_out)).
 
 References:
   Gong et al., `ARO: A New Lens On Matrix Optimization For Large Models

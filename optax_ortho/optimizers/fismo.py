@@ -19,13 +19,13 @@ the other side, damped by mu, each factor scaled to a mean eigenvalue of 1. With
 Published, L has the size of G^2 while P keeps its trace, so what FISMO does depends on
 the size of the gradient. After 20 random gradients of 32 x 128 with mu = 0.01, entries
 of 0.01 leave every condition number at 1.00, which is Muon; entries of 1 give 3; and
-entries of 100 give 1e7, and an update of 470 times Muon's. By default L and R are scaled
-to the traces of P and Q, and the step does not depend on the size of the gradient.
+entries of 100 give 1e7, and an update of 470 times Muon's. By default L and R are
+scaled to the traces of P and Q, and the size of the gradient does not matter.
 
 No source names beta, gamma or mu; the defaults are ours. A small mu turns the spectrum
 of a steady gradient around: the step is longest where the gradient is smallest. From
-zero to [[3, -2], [1, 4]] at rate 0.01 Muon takes 3,000 steps to come within 0.01, mu = 1
-as many, 0.3 less than 10,000 and 0.1 less than 25,000; 0.01 is at 2.2 after 30,000.
+zero to [[3, -2], [1, 4]] at rate 0.01 Muon takes 3,000 steps to come within 0.01, mu =
+1 as many, 0.3 less than 10,000 and 0.1 less than 25,000; 0.01 is at 2.2 after 30,000.
 
 On a CPU, for six layers of GPT-2 shapes at width 256, a step takes 12 times Muon's, and
 1.8 times where the factors are not renewed: ``update_every=10`` makes that 3. There

@@ -19,7 +19,7 @@ ROWS = [
     variant(
         "fismo_every_other",
         optax_ortho.fismo,
-        {"decays": True},
+        {"decays": True, "static_args": ("max_dim",)},
         update_every=2,
         max_dim=5,
         inverse_root=bases.NewtonRoot(),
