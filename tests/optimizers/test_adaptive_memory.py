@@ -231,7 +231,7 @@ def test_a_summary_knows_them(factory):
         (adaptive_memory_muon, {"beta_max": 1.0}, "beta_max"),
         (adaptive_memory_muon, {"scope": "label"}, "scope"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_impossible_values_are_refused_at_once(factory, kwargs, message):
     with pytest.raises(ValueError, match=message):

@@ -26,9 +26,9 @@ ROWS = [
     variant(
         "aro_published",
         {"decays": True},
-        base=normalizers.sinkhorn(5, simultaneous=True),
+        base=normalizers.sinkhorn(4, simultaneous=True),
         trust_region=UNSCALED,
-        side="fan_out",
+        side="fan_in",
         weight_decay=0.1,
     ),
     direction(

@@ -1,6 +1,4 @@
-"""FISMO, as published and one-sided, and whitening by itself."""
-
-import optax
+"""FISMO, as published, and one-sided and seldom renewed."""
 
 import optax_ortho
 from optax_ortho import bases
@@ -9,13 +7,6 @@ from tests.rows.row import ONE_STEP, axes, direction, recipe, variant
 
 ROWS = [
     recipe("fismo", optax_ortho.fismo),
-    variant(
-        "fismo_published",
-        optax_ortho.fismo,
-        {"matrices": ()},  # Its factors depend on the size of the gradient.
-        normalize_stats=False,
-        trust_region=UNSCALED,
-    ),
     variant(
         "fismo_every_other",
         optax_ortho.fismo,
@@ -33,10 +24,13 @@ ROWS = [
         axes=axes,
     ),
     direction(
-        "in_whitening",
-        optax_ortho.in_frame,
-        {"matrices": (), "variant": True},  # It leaves the size of the gradient alone.
-        frame=bases.whitening(axes=axes),
-        inner=optax.identity(),
+        "scale_by_fismo_published",
+        optax_ortho.scale_by_fismo,
+        # Its factors depend on the size of the gradient.
+        {"matrices": (), "variant": True},
+        normalize_stats=False,
+        trust_region=UNSCALED,
+        axes=axes,
+        nonfinite="off",
     ),
 ]
