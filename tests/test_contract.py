@@ -1,6 +1,6 @@
 """Every promise of `optax_ortho.testing`, kept by every row of `tests.rows`.
 
-What depends on the structure of a state alone is asked of main rows, not of variants.
+Variants of a row are asked less: what depends on their own arithmetic.
 """
 
 import pickle
@@ -41,8 +41,10 @@ every_main_optimizer = each([row for row in OPTIMIZERS if not row.variant])
 every_row_essentially = each(ROWS, essential=True)
 every_optimizer = each(OPTIMIZERS)
 GUARDED = [row for row in ROWS if row.nonfinite != "off"]
-every_guarded_row = each(GUARDED)
-every_scale_free_row = each([row for row in ROWS if row.matrices])
+every_main_guarded_row = each([row for row in GUARDED if not row.variant])
+SCALE_FREE = [row for row in ROWS if row.matrices]
+every_scale_free_row = each(SCALE_FREE)
+every_main_scale_free_row = each([row for row in SCALE_FREE if not row.variant])
 
 
 @every_row_essentially
@@ -55,7 +57,7 @@ def test_types_stay_what_they_were_at_init(row):
     testing.check_dtypes(row.tx, row.params)
 
 
-@every_row
+@every_main_row
 def test_state_is_planned_from_shapes(row):
     testing.check_abstract_init(row.tx, row.params)
 
@@ -107,7 +109,7 @@ def test_masked_leaves_pass_unchanged(row):
     assert_close(updates, expected, row.tolerance, "a masked tree")
 
 
-@every_row
+@every_main_row
 def test_decreases_a_quadratic(row):
     testing.check_decreases(row.optimizer, row.params)
 
@@ -143,7 +145,7 @@ def test_injected_hyperparameters_change_nothing(row):
     testing.check_injected(row.injected, row.tx, row.params, row.tolerance)
 
 
-@each([r for r in OPTIMIZERS if "learning_rate" not in r.static_args])
+@every_main_optimizer
 def test_injected_learning_rate_takes_effect(row):
     gradient, state = random_like(row.params), row.injected.init(row.params)
     step = jax.jit(row.injected.update)
@@ -215,7 +217,7 @@ def test_a_nan_is_skipped(row):
     check_skips(row, np.nan)
 
 
-@every_guarded_row
+@every_main_guarded_row
 @pytest.mark.parametrize("bad", [np.inf, -np.inf])
 def test_an_infinity_is_skipped(row, bad):
     check_skips(row, bad)
@@ -228,7 +230,7 @@ def check_skips(row, bad):
             testing.check_skips(row.tx, row.params, skipped, bad)
 
 
-@every_guarded_row
+@every_main_guarded_row
 def test_skipped_matrices_are_counted(row):
     gradient, state = random_like(row.params), row.tx.init(row.params)
     spoilt = testing.spoil(gradient, row.only("dense/kernel"))
@@ -244,7 +246,7 @@ def number_of_matrices(row):
     return len(jax.tree.leaves(row.params)) - 1 + stacked
 
 
-@every_guarded_row
+@every_main_guarded_row
 @pytest.mark.parametrize("bad_steps", [3, 20])
 def test_bad_steps_are_forgotten(row, bad_steps):
     testing.check_recovers(row.tx, row.params, bad_steps)
@@ -262,7 +264,7 @@ def test_float32_gradient_of_any_size_gives_one_update(row):
     check_scale_free(row, jnp.float32, factors, row.scale_tolerance)
 
 
-@every_scale_free_row
+@every_main_scale_free_row
 @pytest.mark.parametrize(
     "dtype, exponents",
     # Between them all entries are normal numbers and nothing is rounded.
