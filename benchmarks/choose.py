@@ -1,7 +1,7 @@
 """Writes the figures of docs/choose.md into its table.
 
     python -m benchmarks.step --optimizers all --output benchmarks/results/step.json
-    python -m examples.train_gpt --optimizers all --steps 120 --validate-every 20
+    python -m examples.train_gpt --optimizers all --steps 60 --validate-every 20
     python -m benchmarks.choose runs/train_gpt.json
 
 Cost and memory come from the first record; losses from the last, of which the part that

@@ -101,7 +101,7 @@ def matrices_else_fallback(
     own = check_roles(fallback) if by_role else {}
     rest = adamw if fallback is None or by_role else fallback
     transforms = {
-        MATRIX: _with_rate_and_decay(
+        MATRIX: with_rate_and_decay(
             matrix, learning_rate, (decay or decoupled_decay)(weight_decay, mask)
         ),
         OTHER: rest,
@@ -179,7 +179,7 @@ def decoupled_decay(weight_decay: Any, mask: Any) -> optax.GradientTransformatio
     return decay if mask is None else optax.masked(decay, mask)
 
 
-def _with_rate_and_decay(
+def with_rate_and_decay(
     direction: optax.GradientTransformation,
     learning_rate: Any,
     decay: optax.GradientTransformation,

@@ -12,9 +12,9 @@ from optax_ortho.labels import Label
 from optax_ortho.matrices import path_of
 from optax_ortho.optimizers._recipe import (
     Group,
-    _with_rate_and_decay,
     check_rate,
     decoupled_decay,
+    with_rate_and_decay,
 )
 from optax_ortho.recording import record
 
@@ -46,7 +46,7 @@ def whole_tree(
     """
     check_rate("learning_rate", learning_rate)
     decay = optax.identity() if decay is None else decay
-    steps = _with_rate_and_decay(direction, learning_rate, decay)
+    steps = with_rate_and_decay(direction, learning_rate, decay)
 
     def init(params):
         state = steps.init(params)
