@@ -39,7 +39,7 @@ ROWS = [
     direction(
         "adaptive_memory",
         momentum.adaptive_memory,
-        NO_MATRICES,
+        {**NO_MATRICES, "variant": True},
         scope="matrix",
         axes=axes,
     ),

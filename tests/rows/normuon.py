@@ -19,7 +19,8 @@ ROWS = [
     direction(
         "neuron_rms",
         normalizers.neuron_rms,
-        {"matrices": ()},  # Its eps is in the units of an orthogonal update.
+        # Its eps is in the units of an orthogonal update.
+        {"matrices": (), "variant": True},
         axes=axes,
     ),
 ]

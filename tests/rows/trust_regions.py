@@ -21,6 +21,7 @@ ROWS = [
     direction(
         "chain_of_normalized",
         ortho_chain,
+        {"variant": True},  # It is the last stage of NorMuon.
         momentum=momentum.ema(0.9),
         trust_region=trust_region.normalized("matrix", axes=axes),
     ),
