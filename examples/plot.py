@@ -22,7 +22,9 @@ def plot(histories: Sequence[History], subtitle: str) -> Figure:
     }
     titles = {history.name: history.title for history in shown}
     colours = _colours(titles)
-    figure = Figure(figsize=(11, 5.2), facecolor="white")
+    # Each name takes a line or two beside the curves.
+    height = max(5.2, 0.36 * len(curves))
+    figure = Figure(figsize=(11, height), facecolor="white")
     by_steps, by_seconds = figure.subplots(1, 2, sharey=True)
     for axes, column, unit in ((by_steps, 0, "steps"), (by_seconds, 1, "seconds")):
         for name, curve in curves.items():
@@ -129,13 +131,14 @@ def _name_curves(
 ) -> None:
     """Writes each name beside the end of its curve, far enough from the next."""
     bottom, top = axes.get_ylim()
-    gap = 0.085 * (top - bottom)
+    many = len(curves) > 6
+    gap = (0.05 if many else 0.085) * (top - bottom)
     lowest = -np.inf
     for name in sorted(curves, key=lambda name: curves[name][-1, 2]):
         loss = curves[name][-1, 2]
         lowest = max(loss, lowest + gap)
         axes.annotate(
-            f"{titles[name]}\n{loss:.3f}",
+            f"{loss:.3f} {name}" if many else f"{titles[name]}\n{loss:.3f}",
             (1.02, lowest),
             xycoords=axes.get_yaxis_transform(),
             va="center",

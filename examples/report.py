@@ -72,14 +72,17 @@ def table(histories: Sequence[History]) -> Table:
 
 
 def subtitle(histories: Sequence[History], options: argparse.Namespace) -> str:
-    """What was trained, in one line."""
+    """What was trained and, of a few optimizers, at which rates."""
     rates = {history.name: history.learning_rate for history in histories}
-    return (
+    about = (
         f"GPT of {options.layers} layers and width {options.width} on bytes of "
         f"{options.data or 'the Python standard library'}; "
-        f"{options.batch} x {options.context} bytes a step\npeak rates: "
-        + ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+        f"{options.batch} x {options.context} bytes a step"
     )
+    if len(rates) > 6:
+        return about
+    named = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+    return f"{about}\npeak rates: {named}"
 
 
 def save(histories: Sequence[History], options: argparse.Namespace) -> list[Path]:
