@@ -192,7 +192,7 @@ def main() -> None:
     print(report(results))
     if options.output is not None:
         content = {
-            "command": " ".join(sys.argv[1:]),
+            "command": " ".join(["python -m benchmarks.step", *sys.argv[1:]]),
             "versions": {"jax": jax.__version__, "optax": optax.__version__},
             "results": results,
         }

@@ -90,7 +90,7 @@ def save(histories: Sequence[History], options: argparse.Namespace) -> list[Path
     options.output.mkdir(parents=True, exist_ok=True)
     record = options.output / "train_gpt.json"
     content = {
-        "command": " ".join(sys.argv),
+        "command": " ".join(["python -m examples.train_gpt", *sys.argv[1:]]),
         "options": vars(options),
         **machine(),
         "histories": [dataclasses.asdict(history) for history in histories],

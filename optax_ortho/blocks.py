@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_ortho.matrices import AxesOf, MatrixAxes, axes_at, path_of
+from optax_ortho.matrices import AxesOf, MatrixAxes, axes_at, cut, path_of
 
 
 def map_blocks(f: Callable, axes: AxesOf, state: Any, *operands: Any) -> Any:
@@ -124,15 +124,6 @@ def length(shape: Sequence[int], axes: Sequence[int]) -> int:
       8
     """
     return math.prod(shape[axis] for axis in axes)
-
-
-def cut(leaf: jax.Array, axes: MatrixAxes) -> list[jax.Array]:
-    """The blocks of a fused leaf; the leaf itself if it is none."""
-    if axes.split is None:
-        return [leaf]
-    sizes = axes.split.sizes
-    edges = [sum(sizes[:i]) for i in range(1, len(sizes))]
-    return jnp.split(leaf, edges, axis=axes.split.axis)
 
 
 def _scales(axes: MatrixAxes) -> Sequence[float]:

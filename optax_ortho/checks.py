@@ -29,6 +29,11 @@ def check_number(
         raise ValueError(f"{name} must be at least {at_least}{upper}, got {value}.")
 
 
+def is_zero(value: Any) -> bool:
+    """Whether a number is known to be zero now; a traced one is not."""
+    return isinstance(value, (int, float)) and value == 0
+
+
 def refuse_array(name: str, value: Any) -> None:
     """Refuses an array where a function or a choice is expected.
 

@@ -222,7 +222,7 @@ def fold(leaf: jax.Array, axes: MatrixAxes) -> tuple[jax.Array, ...]:
         batch = tuple(block.shape[axis] for axis in axes.batch(leaf.ndim))
         return block.transpose(order).reshape(batch + axes.matrix_shape(block.shape))
 
-    return tuple(fold_block(block) for block in _cut(leaf, axes.split))
+    return tuple(fold_block(block) for block in cut(leaf, axes))
 
 
 def unfold(
@@ -245,8 +245,10 @@ def unfold(
     return jnp.concatenate(parts, axis=axes.split.axis)
 
 
-def _cut(leaf: jax.Array, split: Split | None) -> list[jax.Array]:
-    if split is None:
+def cut(leaf: jax.Array, axes: MatrixAxes) -> list[jax.Array]:
+    """The blocks of a fused leaf; the leaf itself if it is none."""
+    if axes.split is None:
         return [leaf]
-    edges = [sum(split.sizes[:i]) for i in range(1, len(split.sizes))]
-    return jnp.split(leaf, edges, axis=split.axis)
+    sizes = axes.split.sizes
+    edges = [sum(sizes[:i]) for i in range(1, len(sizes))]
+    return jnp.split(leaf, edges, axis=axes.split.axis)

@@ -22,6 +22,7 @@ from jax import lax
 from optax_ortho.checks import check_number
 from optax_ortho.orthogonalizers.coefficients import Coefficients
 from optax_ortho.orthogonalizers.newton_schulz import NewtonSchulz
+from optax_ortho.orthogonalizers.products import highest
 
 
 @runtime_checkable
@@ -67,7 +68,7 @@ class Eigh:
         root = jnp.where(w > 0, lax.rsqrt(jnp.where(w > 0, w, 1)), 0)
         # The half on both sides, so that the product is symmetric.
         half = v * jnp.sqrt(root)[None, :]
-        return _product(half, half.T)
+        return highest(half, half.T)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +108,7 @@ class NewtonRoot:
         y, z = a / size, identity
         steps = self.coefficients.steps if self.steps is None else self.steps
         for a1, b, c in self.coefficients.for_steps(steps):
-            zy = _product(z, y)
-            t = a1 * identity + b * zy + c * _product(zy, zy)
-            y, z = _product(y, t), _product(t, z)
+            zy = highest(z, y)
+            t = a1 * identity + b * zy + c * highest(zy, zy)
+            y, z = highest(y, t), highest(t, z)
         return (z + z.T) / (2 * jnp.sqrt(size))
-
-
-def _product(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.matmul(x, y, precision=lax.Precision.HIGHEST)

@@ -21,18 +21,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from optax_ortho import layouts
-from optax_ortho.bases.lifting import at_leaves, of_trees
 from optax_ortho.bases.sides import Side, check_side, short_first, side_first
 from optax_ortho.checks import check_number
 from optax_ortho.frames import Frame, in_frame
-from optax_ortho.matrices import AxesOf, last_two, map_with_axes, path_of
+from optax_ortho.layouts.lifting import at_leaves, of_trees
+from optax_ortho.matrices import AxesOf, last_two
 from optax_ortho.orthogonalizers.prescale import to_unit
+from optax_ortho.orthogonalizers.products import highest
 from optax_ortho.orthogonalizers.qr import QR, Householder
-from optax_ortho.orthogonalizers.transform import Orthogonalized
-from optax_ortho.recording import record, recording
+from optax_ortho.orthogonalizers.transform import record_matrices
+from optax_ortho.recording import recording
 
 
 class RotationState(NamedTuple):
@@ -90,18 +90,18 @@ def rotation(qr: QR | None = None, cutoff: Any = CUTOFF) -> Frame:
         del params, extra
         d = preview(enter(x, state))
         # Powers of two change no digit, and neither does a factor change the basis.
-        a = _product(to_unit(x)[0], to_unit(d)[0].mT)
+        a = highest(to_unit(x)[0], to_unit(d)[0].mT)
         return RotationState(jnp.where((a != 0).any(), qr.qr(a), state.rotation))
 
     def enter(x, state):
         unit, power = to_unit(x)  # Sums of entries near 1e38 must not overflow.
-        y = _product(state.rotation.mT, unit)
+        y = highest(state.rotation.mT, unit)
         norms = jnp.sqrt(jnp.sum(y * y, 1, keepdims=True))
         least = jnp.asarray(cutoff, y.dtype) * jnp.max(norms)
         return jnp.where(norms >= least, y / power, 0)
 
     def leave(y, state):
-        return _product(state.rotation, y)
+        return highest(state.rotation, y)
 
     def init(x):
         return RotationState(jnp.eye(x.shape[0], dtype=x.dtype))
@@ -168,12 +168,7 @@ def in_rotation(
         return (y if y.shape == x.shape else y.mT).astype(x.dtype), state
 
     def init(params):
-        def note(keys, leaf, one_axes):
-            facts = (jnp.shape(leaf), leaf.dtype, one_axes, method, layout)
-            record(Orthogonalized(path_of(keys), *facts))
-
-        resolved = map_with_axes(lambda one_axes, leaf: one_axes, axes, params)
-        jax.tree_util.tree_map_with_path(note, params, resolved)
+        record_matrices(params, axes, method, layout)
         with recording():  # The base knows nothing of leaves.
             states = layout.init(
                 lambda x: one_matrix.init(turned(x)), turned_axes, params
@@ -187,7 +182,3 @@ def in_rotation(
         return updates, of_trees(states, structure, updates)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _product(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.matmul(x, y, precision=lax.Precision.HIGHEST)

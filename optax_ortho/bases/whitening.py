@@ -24,11 +24,12 @@ from jax import lax
 
 from optax_ortho import layouts
 from optax_ortho.bases.inverse_roots import Eigh, InverseRoot
-from optax_ortho.bases.lifting import at_leaves, of_trees
 from optax_ortho.checks import check_number, refuse_array
 from optax_ortho.frames import Frame
+from optax_ortho.layouts.lifting import at_leaves, of_trees
 from optax_ortho.matrices import AxesOf, last_two
 from optax_ortho.orthogonalizers.prescale import to_unit
+from optax_ortho.orthogonalizers.products import highest
 
 
 class Factors(NamedTuple):
@@ -123,7 +124,7 @@ def whitening(
         n = old.shape[0]
         eye = jnp.eye(n, dtype=old.dtype)
         keep = jnp.asarray(gamma, old.dtype)
-        stats = _product(half.T, half)
+        stats = highest(half.T, half)
         if normalize_stats:
             size = jnp.trace(stats) / n
             stats, shrink = stats / jnp.where(size > 0, size, 1), 1.0
@@ -179,11 +180,11 @@ def whitening(
 
 
 def _on_the_left(root: jax.Array, x: jax.Array) -> jax.Array:
-    return x if root.size == 1 else _product(root, x)
+    return x if root.size == 1 else highest(root, x)
 
 
 def _on_the_right(x: jax.Array, root: jax.Array) -> jax.Array:
-    return x if root.size == 1 else _product(x, root)
+    return x if root.size == 1 else highest(x, root)
 
 
 def _pair(*both: jax.Array) -> tuple[jax.Array, ...]:
@@ -192,7 +193,3 @@ def _pair(*both: jax.Array) -> tuple[jax.Array, ...]:
 
 def _wide(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
-
-
-def _product(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.matmul(x, y, precision=lax.Precision.HIGHEST)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_ortho.blocks import init_blocks, length, map_blocks, quotient, rms
-from optax_ortho.checks import check_number, refuse_array
+from optax_ortho.checks import check_number, is_zero, refuse_array
 from optax_ortho.matrices import AxesOf, MatrixAxes, last_two
 
 
@@ -101,7 +101,7 @@ def moment_norm(
         check_number("max_step", max_step, at_least=math.nextafter(0, 1))
     if per not in ("matrix", "fan_in", "fan_out"):
         raise ValueError(f"per must be 'matrix', 'fan_in' or 'fan_out', got {per!r}.")
-    decays = not (isinstance(weight_decay, (int, float)) and weight_decay == 0)
+    decays = not is_zero(weight_decay)
 
     def normed(one: MatrixAxes) -> tuple[int, ...]:
         """The axes of one norm."""

@@ -1,11 +1,12 @@
 """Weight decay that waits for the update to agree (dion, modded-nanogpt)."""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from optax_ortho.optimizers._recipe import decoupled_decay
 
 
 def cautious_decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
@@ -32,16 +33,15 @@ def cautious_decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation
       >>> print(updates)
       [2.5 2.  0.5]
     """
-    if isinstance(weight_decay, (int, float)) and weight_decay == 0:
-        decay = optax.identity()
-    else:
-        decay = optax.stateless(functools.partial(_add, weight_decay))
-    return decay if mask is None else optax.masked(decay, mask)
+    return decoupled_decay(weight_decay, mask, _where_agreed)
 
 
-def _add(weight_decay: Any, updates: Any, params: Any) -> Any:
-    if params is None:
-        raise ValueError("The weight decay needs params in update.")
-    return jax.tree.map(
-        lambda u, w: u + jnp.where(u * w >= 0, weight_decay * w, 0), updates, params
-    )
+def _where_agreed(weight_decay: Any) -> optax.GradientTransformation:
+    def add(updates, params):
+        if params is None:
+            raise ValueError("The weight decay needs params in update.")
+        return jax.tree.map(
+            lambda u, w: u + jnp.where(u * w >= 0, weight_decay * w, 0), updates, params
+        )
+
+    return optax.stateless(add)

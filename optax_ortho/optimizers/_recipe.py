@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_ortho import layouts
-from optax_ortho.checks import check_number, refuse_array
+from optax_ortho.checks import check_number, is_zero, refuse_array
 from optax_ortho.dtypes import keep_dtypes
 from optax_ortho.guard import guard
 from optax_ortho.labels import ROLES, Label, resolve
@@ -163,19 +163,16 @@ def check_roles(fallback: Mapping) -> Mapping:
     return fallback
 
 
-def _is_zero(value: Any) -> bool:
-    return isinstance(value, (int, float)) and value == 0
-
-
-def decoupled_decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
+def decoupled_decay(
+    weight_decay: Any,
+    mask: Any,
+    add: Callable[[Any], optax.GradientTransformation] = optax.add_decayed_weights,
+) -> optax.GradientTransformation:
     """Adds decayed parameters; its state has one structure whatever the number is.
 
     Without decay the parameters are not needed, so they need not be given.
     """
-    if _is_zero(weight_decay):
-        decay = optax.identity()
-    else:
-        decay = optax.add_decayed_weights(weight_decay)
+    decay = optax.identity() if is_zero(weight_decay) else add(weight_decay)
     return decay if mask is None else optax.masked(decay, mask)
 
 

@@ -31,7 +31,7 @@ from optax_ortho.momentum import adaptive_memory
 from optax_ortho.optimizers._arguments import Common, recipe
 from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import orthogonalize
-from optax_ortho.trust_region import ShapeFactor, by_shape, match_rms
+from optax_ortho.trust_region import ShapeFactor, as_stage, match_rms
 
 
 def scale_by_adaptive_memory_muon(
@@ -79,12 +79,10 @@ def scale_by_adaptive_memory_muon(
     refuse_array("mu_dtype", mu_dtype)
     if trust_region is None:
         trust_region = match_rms(0.2)
-    if not isinstance(trust_region, optax.GradientTransformation):
-        trust_region = by_shape(trust_region, axes)
     direction = ortho_chain(
         momentum=adaptive_memory(lam, beta_max, scope, mu_dtype, axes),
         orthogonalize=orthogonalize(orthogonalizer, axes, layout),
-        trust_region=trust_region,
+        trust_region=as_stage(trust_region, axes),
     )
     return guard(direction, nonfinite, stacked_axes(axes))
 

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_ortho.blocks import quotient
-from optax_ortho.checks import check_number, refuse_array
+from optax_ortho.checks import check_number, is_zero, refuse_array
 from optax_ortho.guard import guard
 from optax_ortho.optimizers._whole_tree import decay_of, two_axes_or_more, whole_tree
 
@@ -105,7 +105,7 @@ def scale_by_am_adamw(
     check_number("b2", b2, below=1.0)
     for name, value in {"eps": eps, "lam": lam, "weight_decay": weight_decay}.items():
         check_number(name, value)
-    decays = not (isinstance(weight_decay, (int, float)) and weight_decay == 0)
+    decays = not is_zero(weight_decay)
 
     def init(params):
         def each(value):

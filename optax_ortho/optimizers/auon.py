@@ -40,7 +40,7 @@ from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.trust_region import (
     UNSCALED,
     ShapeFactor,
-    by_shape,
+    as_stage,
     match_unit_norm,
 )
 
@@ -91,10 +91,10 @@ def scale_by_auon(
         trust_region = UNSCALED if normalize is False else match_unit_norm(0.2)
     if isinstance(normalize, bool):
         normalize = cosh_rms(gamma, normalize=normalize, axes=axes)
-    if not isinstance(trust_region, optax.GradientTransformation):
-        trust_region = by_shape(trust_region, axes)
     direction = ortho_chain(
-        momentum=momentum, normalize=normalize, trust_region=trust_region
+        momentum=momentum,
+        normalize=normalize,
+        trust_region=as_stage(trust_region, axes),
     )
     return guard(direction, nonfinite, stacked_axes(axes))
 

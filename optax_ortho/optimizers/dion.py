@@ -40,7 +40,7 @@ from optax_ortho.orthogonalizers import (
     RandomizedCholesky,
     low_rank,
 )
-from optax_ortho.trust_region import ShapeFactor, by_shape, match_rms
+from optax_ortho.trust_region import ShapeFactor, as_stage, match_rms
 
 
 def scale_by_dion(
@@ -108,12 +108,10 @@ def scale_by_dion(
     seed = 0 if seed is None else seed
     if trust_region is None:
         trust_region = match_rms(0.2)
-    if not isinstance(trust_region, optax.GradientTransformation):
-        trust_region = by_shape(trust_region, axes)
     direction = ortho_chain(
         orthogonalize=low_rank(beta, power, eps, cutoff, seed, mu_dtype, axes, layout),
         normalize=normalize,
-        trust_region=trust_region,
+        trust_region=as_stage(trust_region, axes),
     )
     return guard(direction, nonfinite, stacked_axes(axes))
 

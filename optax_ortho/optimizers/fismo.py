@@ -53,7 +53,7 @@ from optax_ortho.momentum import ema
 from optax_ortho.optimizers._arguments import Common, recipe
 from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import orthogonalize
-from optax_ortho.trust_region import ShapeFactor, by_shape, normalized
+from optax_ortho.trust_region import ShapeFactor, as_stage, normalized
 
 
 def scale_by_fismo(
@@ -119,8 +119,6 @@ def scale_by_fismo(
         momentum = ema(beta, mu_dtype)
     if trust_region is None:
         trust_region = normalized("matrix", target_rms=0.2, axes=axes)
-    if not isinstance(trust_region, optax.GradientTransformation):
-        trust_region = by_shape(trust_region, axes)
     basis = whitening(
         gamma,
         mu,
@@ -136,7 +134,7 @@ def scale_by_fismo(
         # Stages 1 and 2 are both in the basis; the dtype inside is float32.
         orthogonalize=keep_dtypes(in_frame(basis, inside)),
         normalize=normalize,
-        trust_region=trust_region,
+        trust_region=as_stage(trust_region, axes),
     )
     return guard(direction, nonfinite, stacked_axes(axes))
 

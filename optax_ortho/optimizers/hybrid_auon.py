@@ -40,7 +40,7 @@ from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import orthogonalize
 from optax_ortho.trust_region import (
     ShapeFactor,
-    by_shape,
+    as_stage,
     match_rms,
 )
 
@@ -95,13 +95,11 @@ def scale_by_hybrid_auon(
         normalize = cosh_rms(gamma, normalize=False, axes=axes)
     if trust_region is None:
         trust_region = match_rms(0.2)
-    if not isinstance(trust_region, optax.GradientTransformation):
-        trust_region = by_shape(trust_region, axes)
     direction = ortho_chain(
         momentum=momentum,
         orthogonalize=orthogonalize(orthogonalizer, axes, layout),
         normalize=normalize,
-        trust_region=trust_region,
+        trust_region=as_stage(trust_region, axes),
     )
     return guard(direction, nonfinite, stacked_axes(axes))
 

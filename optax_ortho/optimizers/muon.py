@@ -39,7 +39,7 @@ from optax_ortho.momentum import nesterov
 from optax_ortho.optimizers._arguments import Common, recipe
 from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import orthogonalize
-from optax_ortho.trust_region import ShapeFactor, by_shape, match_rms
+from optax_ortho.trust_region import ShapeFactor, as_stage, match_rms
 
 
 def scale_by_muon(
@@ -88,13 +88,11 @@ def scale_by_muon(
         momentum = nesterov(beta, mu_dtype)
     if trust_region is None:
         trust_region = match_rms(0.2)
-    if not isinstance(trust_region, optax.GradientTransformation):
-        trust_region = by_shape(trust_region, axes)
     direction = ortho_chain(
         momentum=momentum,
         orthogonalize=orthogonalize(orthogonalizer, axes, layout),
         normalize=normalize,
-        trust_region=trust_region,
+        trust_region=as_stage(trust_region, axes),
     )
     return guard(direction, nonfinite, stacked_axes(axes))
 

@@ -43,7 +43,7 @@ from optax_ortho.optimizers._arguments import Common, recipe
 from optax_ortho.optimizers._decay import cautious_decay
 from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import orthogonalize
-from optax_ortho.trust_region import ShapeFactor, by_shape, normalized
+from optax_ortho.trust_region import ShapeFactor, as_stage, normalized
 
 
 def scale_by_normuon(
@@ -99,13 +99,11 @@ def scale_by_normuon(
         normalize = neuron_rms(beta2, eps, axes=axes)
     if trust_region is None:
         trust_region = normalized("matrix", target_rms=0.2, axes=axes)
-    if not isinstance(trust_region, optax.GradientTransformation):
-        trust_region = by_shape(trust_region, axes)
     direction = ortho_chain(
         momentum=momentum,
         orthogonalize=orthogonalize(orthogonalizer, axes, layout),
         normalize=normalize,
-        trust_region=trust_region,
+        trust_region=as_stage(trust_region, axes),
     )
     return guard(direction, nonfinite, stacked_axes(axes))
 

@@ -40,7 +40,7 @@ from optax_ortho.momentum import heavy_ball
 from optax_ortho.optimizers._arguments import Common, recipe
 from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import Clipped, ShapedNewtonSchulz, orthogonalize
-from optax_ortho.trust_region import ShapeFactor, by_shape, match_rms
+from optax_ortho.trust_region import ShapeFactor, as_stage, match_rms
 
 
 def scale_by_root(
@@ -93,13 +93,11 @@ def scale_by_root(
         orthogonalizer = ShapedNewtonSchulz()
     if trust_region is None:
         trust_region = match_rms(0.2)
-    if not isinstance(trust_region, optax.GradientTransformation):
-        trust_region = by_shape(trust_region, axes)
     clipped = Clipped(orthogonalizer, quantile, threshold, eps)
     direction = ortho_chain(
         momentum=heavy_ball(beta, nesterov, mu_dtype),
         orthogonalize=orthogonalize(clipped, axes, layout),
-        trust_region=trust_region,
+        trust_region=as_stage(trust_region, axes),
     )
     return guard(direction, nonfinite, stacked_axes(axes))
 

@@ -27,11 +27,12 @@ import optax
 
 from optax_ortho import layouts
 from optax_ortho.checks import check_number, refuse_array
-from optax_ortho.matrices import AxesOf, last_two, map_with_axes, path_of
+from optax_ortho.layouts.lifting import at_leaves, of_trees
+from optax_ortho.matrices import AxesOf, last_two
 from optax_ortho.orthogonalizers.prescale import is_tall, to_unit
+from optax_ortho.orthogonalizers.products import highest
 from optax_ortho.orthogonalizers.qr import QR, RandomizedCholesky
-from optax_ortho.orthogonalizers.transform import Orthogonalized
-from optax_ortho.recording import record
+from optax_ortho.orthogonalizers.transform import record_matrices
 
 
 class PowerState(NamedTuple):
@@ -44,6 +45,9 @@ class PowerState(NamedTuple):
 
     mu: Any
     basis: Any
+
+
+STRUCTURE = jax.tree.structure(PowerState(0, 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +100,8 @@ class PowerIteration:
         """P and R with P R^T near B, from the V of the step before."""
         r = v
         for _ in range(self.steps):
-            p = self.qr.qr(_product(b, r))
-            r = _product(b.T, p)
+            p = self.qr.qr(highest(b, r))
+            r = highest(b.T, p)
         return p, r  # pyright: ignore[reportPossiblyUnbound]
 
 
@@ -150,24 +154,16 @@ def low_rank(
     refuse_array("seed", seed)
     layout = layouts.local() if layout is None else layout
 
-    def zero_momentum(w):
-        return jnp.zeros_like(w, dtype=mu_dtype)
-
-    def first_basis(w):
+    def of_matrix(w):
         wide = jnp.promote_types(w.dtype, jnp.float32)
         shape = min(w.shape), power.rank(*w.shape)
         # One start for all matrices of a shape, be they stacked or not.
-        return jax.random.normal(jax.random.key(seed), shape, wide)
+        basis = jax.random.normal(jax.random.key(seed), shape, wide)
+        return PowerState(jnp.zeros_like(w, dtype=mu_dtype), basis)
 
     def init(params):
-        def note(keys, leaf, one_axes):
-            facts = (jnp.shape(leaf), leaf.dtype, one_axes, power, layout)
-            record(Orthogonalized(path_of(keys), *facts))
-
-        resolved = map_with_axes(lambda one_axes, leaf: one_axes, axes, params)
-        jax.tree_util.tree_map_with_path(note, params, resolved)
-        mu = layout.init(zero_momentum, axes, params)
-        return PowerState(mu, layout.init(first_basis, axes, params))
+        record_matrices(params, axes, power, layout)
+        return of_trees(layout.init(of_matrix, axes, params), STRUCTURE, params)
 
     def step(g, state):
         old, v = state
@@ -183,34 +179,16 @@ def low_rank(
         divisor = lengths + jnp.asarray(eps, wide) * unit
         v = jnp.where(signal, r / jnp.where(signal, divisor, 1), v)
 
-        applied = _product(p, jnp.where(signal, r, 0).T)
+        applied = highest(p, jnp.where(signal, r, 0).T)
         b = b - (1 - jnp.asarray(beta, wide)) * applied
-        u = _product(p, v.T)
+        u = highest(p, v.T)
         m, u = (b, u) if is_tall(m) else (b.T, u.T)
-        return u.astype(g.dtype), ((m / unit).astype(old.dtype), v)
+        return u.astype(g.dtype), PowerState((m / unit).astype(old.dtype), v)
 
     def update(updates, state, params=None, **extra):
         del params, extra
-        # Both are with the matrix and do not travel; `layout.map` takes one state.
-        paired = jax.tree.map(lambda _, *pair: _paired(*pair), updates, *state)
-        directions, paired = layout.map(step, axes, updates, state=paired)
-        mu, basis = (
-            jax.tree.map(lambda _, pair, i=i: _part(pair, i), updates, paired)
-            for i in range(2)
-        )
-        return directions, PowerState(mu, basis)
+        states = at_leaves(state, STRUCTURE)
+        directions, states = layout.map(step, axes, updates, state=states)
+        return directions, of_trees(states, STRUCTURE, updates)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _paired(mu: Any, basis: Any) -> tuple:
-    """M and V of a leaf; for a fused leaf, a tuple of pairs, one a block."""
-    return tuple(zip(mu, basis, strict=True)) if isinstance(mu, tuple) else (mu, basis)
-
-
-def _part(pair: tuple, i: int) -> Any:
-    return tuple(block[i] for block in pair) if isinstance(pair[0], tuple) else pair[i]
-
-
-def _product(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)

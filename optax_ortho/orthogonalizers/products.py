@@ -1,4 +1,4 @@
-"""The three products that every iteration is made of.
+"""The products that iterations and factorizations are made of.
 
 With k the shorter side of X, the Gram matrix and what is applied to X are k x k. A tall
 X is multiplied from the right, as it lies, because a transposition would cost as much
@@ -27,6 +27,11 @@ def multiply(p: jax.Array, q: jax.Array, precision: lax.PrecisionLike) -> jax.Ar
 def apply(q: jax.Array, x: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
     """``Q X``, or ``X Q`` of a tall X."""
     return multiply(x, q, precision) if is_tall(x) else multiply(q, x, precision)
+
+
+def highest(x: jax.Array, y: jax.Array) -> jax.Array:
+    """``X Y`` in the highest precision, for factors that errors would accumulate in."""
+    return jnp.matmul(x, y, precision=lax.Precision.HIGHEST)
 
 
 def _einsum(spec: str, p: jax.Array, q: jax.Array, precision: lax.PrecisionLike):

@@ -24,6 +24,7 @@ from jax import lax
 
 from optax_ortho.checks import check_number
 from optax_ortho.orthogonalizers.prescale import to_unit
+from optax_ortho.orthogonalizers.products import highest
 
 
 @runtime_checkable
@@ -134,7 +135,7 @@ class RandomizedCholesky:
             return Householder().qr(x)
         q, _ = to_unit(x)
         sketch = jax.random.normal(jax.random.key(self.seed), (rows, m), x.dtype)
-        r = jnp.linalg.qr(_product(sketch, q), mode="r")
+        r = jnp.linalg.qr(highest(sketch, q), mode="r")
         # Signs of rows, so that the diagonal is positive; zero is left as it is.
         r = r * jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)[:, None]
         q = lax.linalg.triangular_solve(r, q, left_side=False)
@@ -144,7 +145,7 @@ class RandomizedCholesky:
 
 def _cholesky_pass(x: jax.Array, shift: float, first: bool) -> jax.Array:
     """``X L^-T`` with L L^T = X^T X + a shift; NaN where there is no such L."""
-    gram = _product(x.conj().T, x)
+    gram = highest(x.conj().T, x)
     diagonal = jnp.diagonal(gram)
     # After the first pass columns have length 1, and a trace would be n.
     size = jnp.sum(diagonal) if first else jnp.max(diagonal)
@@ -159,7 +160,3 @@ def _or_householder(q: jax.Array, x: jax.Array) -> jax.Array:
     """Q, or Householder's where a factorization failed."""
     good = jnp.isfinite(q).all()
     return lax.cond(good, lambda: q, lambda: Householder().qr(x))
-
-
-def _product(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.matmul(x, y, precision=lax.Precision.HIGHEST)

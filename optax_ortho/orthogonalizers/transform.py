@@ -13,8 +13,8 @@ from optax_ortho.matrices import (
     AxesOf,
     MatrixAxes,
     Orthogonalizer,
+    axes_at,
     last_two,
-    map_with_axes,
     path_of,
 )
 from optax_ortho.orthogonalizers.auto import Auto
@@ -68,12 +68,7 @@ def orthogonalize(
     on_matrix = as_function(orthogonalizer)
 
     def init(params):
-        def note(keys, leaf, one_axes):
-            facts = (jnp.shape(leaf), leaf.dtype, one_axes, orthogonalizer, layout)
-            record(Orthogonalized(path_of(keys), *facts))
-
-        resolved = map_with_axes(lambda one_axes, leaf: one_axes, axes, params)
-        jax.tree_util.tree_map_with_path(note, params, resolved)
+        record_matrices(params, axes, orthogonalizer, layout)
         return optax.EmptyState()
 
     def update(updates, state, params=None, **extra):
@@ -81,6 +76,24 @@ def orthogonalize(
         return layout.map(on_matrix, axes, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def record_matrices(params: Any, axes: AxesOf, method: Any, layout: Any) -> None:
+    """Tells a summary what a stage does with every leaf.
+
+    Args:
+      params: the parameters.
+      axes: the `MatrixAxes` of a leaf, from its path and the leaf.
+      method: what is done; it prints, and may have ``flops(m, n)`` of one matrix.
+      layout: how the matrices are spread over devices.
+
+    Raises:
+      ValueError: axes that do not fit a leaf, naming its path.
+    """
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
+        path = path_of(keys)
+        facts = (axes_at(axes, path, leaf), method, layout)
+        record(Orthogonalized(path, jnp.shape(leaf), leaf.dtype, *facts))
 
 
 def as_function(orthogonalizer: Any) -> Callable[..., Any]:

@@ -113,6 +113,19 @@ def by_shape(
     )
 
 
+def as_stage(
+    scale: ShapeFactor | optax.GradientTransformation, axes: AxesOf
+) -> optax.GradientTransformation:
+    """The `by_shape` of a factor; a whole stage as it is.
+
+    Raises:
+      TypeError: `scale` is neither.
+    """
+    if isinstance(scale, optax.GradientTransformation):
+        return scale
+    return by_shape(scale, axes)
+
+
 def _factors(factor: ShapeFactor, axes: MatrixAxes, shape: tuple[int, ...]) -> Any:
     """The factor of a leaf: a number or, of a fused leaf, an array to broadcast."""
     fans = [axes.matrix_shape(block) for block in axes.block_shapes(shape)]
