@@ -37,12 +37,8 @@ from optax_ortho.momentum import nesterov
 from optax_ortho.normalizers import cosh_rms
 from optax_ortho.optimizers._arguments import Common, recipe
 from optax_ortho.optimizers._recipe import matrices_else_fallback
-from optax_ortho.trust_region import (
-    UNSCALED,
-    ShapeFactor,
-    as_stage,
-    match_unit_norm,
-)
+from optax_ortho.trust_region import UNSCALED, ShapeFactor, match_unit_norm
+from optax_ortho.trust_region.shape import as_stage
 
 
 def scale_by_auon(

@@ -40,7 +40,8 @@ from optax_ortho.orthogonalizers import (
     RandomizedCholesky,
     low_rank,
 )
-from optax_ortho.trust_region import ShapeFactor, as_stage, match_rms
+from optax_ortho.trust_region import ShapeFactor, match_rms
+from optax_ortho.trust_region.shape import as_stage
 
 
 def scale_by_dion(

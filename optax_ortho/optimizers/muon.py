@@ -39,7 +39,8 @@ from optax_ortho.momentum import nesterov
 from optax_ortho.optimizers._arguments import Common, recipe
 from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import orthogonalize
-from optax_ortho.trust_region import ShapeFactor, as_stage, match_rms
+from optax_ortho.trust_region import ShapeFactor, match_rms
+from optax_ortho.trust_region.shape import as_stage
 
 
 def scale_by_muon(

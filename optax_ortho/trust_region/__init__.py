@@ -11,7 +11,6 @@ from optax_ortho.trust_region.shape import JORDAN as JORDAN
 from optax_ortho.trust_region.shape import SPECTRAL as SPECTRAL
 from optax_ortho.trust_region.shape import UNSCALED as UNSCALED
 from optax_ortho.trust_region.shape import ShapeFactor as ShapeFactor
-from optax_ortho.trust_region.shape import as_stage as as_stage
 from optax_ortho.trust_region.shape import by_shape as by_shape
 from optax_ortho.trust_region.shape import match_rms as match_rms
 from optax_ortho.trust_region.softmax_radius import (
@@ -27,7 +26,6 @@ __all__ = [
     "ShapeFactor",
     "SoftmaxRadiusState",
     "UNSCALED",
-    "as_stage",
     "by_shape",
     "confidence_radius",
     "match_rms",
