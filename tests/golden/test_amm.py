@@ -1,37 +1,24 @@
 """A replay of adaptive memory notices wrong hyperparameters."""
 
-import copy
-
 import pytest
 
-from tests.golden.replay import Line, replay_set
-from tests.golden.sets import read_set
-from tests.golden.test_replay import DATA
+from tests.golden.changes import changed, replayed
 
 WRONG = [
-    ("amm_sgd", {"lr_per_step": [0.1, 0.1, 0.11]}),
-    ("amm_sgd", {"beta_max": 0.7}),
-    ("amm_sgd", {"model_lambda": 0.2}),
-    ("amm_sgd", {"weight_decay": 1.0}),
-    ("amm_adamw", {"lr_per_step": [2e-4, 6e-4, 1.1e-3]}),
-    ("amm_adamw", {"betas": [0.9, 0.95]}),
-    ("amm_adamw", {"weight_decay": 0.0}),
-    ("amm_adamw", {"model_lambda": 0.2}),
+    ("amm_sgd", "am_msgd_wd", {"lr_per_step": [0.1, 0.1, 0.11]}),
+    ("amm_sgd", "am_msgd_wd", {"beta_max": 0.7}),
+    ("amm_sgd", "am_msgd_wd", {"model_lambda": 0.2}),
+    ("amm_sgd", "am_msgd_wd", {"weight_decay": 1.0}),
+    ("amm_adamw", "am_adamw_wd_sched", {"lr_per_step": [2e-4, 6e-4, 1.1e-3]}),
+    ("amm_adamw", "am_adamw_wd_sched", {"betas": [0.9, 0.95]}),
+    ("amm_adamw", "am_adamw_wd_sched", {"weight_decay": 0.0}),
+    ("amm_adamw", "am_adamw_wd_sched", {"model_lambda": 0.2}),
 ]
 
 
-def with_change(name: str, change: dict) -> Line:
-    golden = read_set(DATA / f"{name}.json")
-    facts = copy.deepcopy(dict(golden.facts))
-    (case,) = facts["cases"].values()
-    case.update(change)
-    (line,) = replay_set(golden._replace(facts=facts))
-    return line
-
-
-@pytest.mark.parametrize("name, change", WRONG)
-def test_a_wrong_hyperparameter_fails(name, change):
-    assert with_change(name, change).verdict == "FAIL"
+@pytest.mark.parametrize("name, case, change", WRONG)
+def test_a_wrong_hyperparameter_fails(name, case, change):
+    assert replayed(changed(name, case, change)).verdict == "FAIL"
 
 
 @pytest.mark.parametrize(
@@ -39,5 +26,5 @@ def test_a_wrong_hyperparameter_fails(name, change):
     [({"amsgrad": True}, "amsgrad"), ({"class": "AM_Lion"}, "AM_Lion")],
 )
 def test_what_is_not_known_is_unsupported(change, reason):
-    line = with_change("amm_adamw", change)
+    line = replayed(changed("amm_adamw", "am_adamw_wd_sched", change))
     assert line.verdict == "unsupported" and reason in line.reason

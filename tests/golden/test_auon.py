@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.golden.test_replay import changed, replayed
+from tests.golden.changes import changed, replayed
 
 pytestmark = pytest.mark.slow
 

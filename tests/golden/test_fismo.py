@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.golden.test_aro import replayed
+from tests.golden.changes import changed, replayed
 
 pytestmark = pytest.mark.slow
 
@@ -18,10 +18,10 @@ pytestmark = pytest.mark.slow
     ],
 )
 def test_a_wrong_hyperparameter_fails(case, change):
-    assert replayed("fismo_derived", case, {}).verdict == "ok"
-    assert replayed("fismo_derived", case, change).verdict == "FAIL"
+    assert replayed(changed("fismo_derived", case, {})).verdict == "ok"
+    assert replayed(changed("fismo_derived", case, change)).verdict == "FAIL"
 
 
 def test_what_is_not_known_is_unsupported():
-    line = replayed("fismo_derived", "svd", {"orth": "qr"})
+    line = replayed(changed("fismo_derived", "svd", {"orth": "qr"}))
     assert line.verdict == "unsupported" and "qr" in line.reason

@@ -1,23 +1,10 @@
 """A replay of the step controllers notices a wrong hyperparameter."""
 
-import copy
-
 import pytest
 
-from tests.golden.replay import DATA, replay_set
-from tests.golden.sets import read_set
+from tests.golden.changes import changed, replayed
 
 pytestmark = pytest.mark.slow
-
-
-def replayed(case, part, change):
-    golden = read_set(DATA / "ghosts.json")
-    facts = copy.deepcopy(dict(golden.facts))
-    facts["cases"] = {case: facts["cases"][case]}
-    changed = facts["cases"][case]
-    (changed["kw"] if part == "kw" else changed).update(change)
-    (line,) = replay_set(golden._replace(facts=facts))
-    return line
 
 
 WRONG = [
@@ -25,7 +12,7 @@ WRONG = [
     ("sgd_cap", "kw", {"mode": "set"}),
     ("sgd_cap", "kw", {"mom": 0.89}),
     ("sgd_cap", "kw", {"lrs": [0.05, 0.2, 5.0]}),  # The second step was capped.
-    ("sgd_cap", "case", {"act": "relu"}),
+    ("sgd_cap", None, {"act": "relu"}),
     ("rsa", "kw", {"rhoFloor": 0.2}),
     ("rsa", "kw", {"rhoCap": 0.1}),
     ("rsa", "kw", {"rhoMethod": "top2"}),
@@ -35,7 +22,7 @@ WRONG = [
 
 @pytest.mark.parametrize("case, part, change", WRONG)
 def test_a_wrong_hyperparameter_fails(case, part, change):
-    line = replayed(case, part, change)
+    line = replayed(changed("ghosts", case, change, part))
     assert line.verdict == "FAIL" and line.error > line.tolerance  # And no exception.
 
 
@@ -44,10 +31,10 @@ def test_a_wrong_hyperparameter_fails(case, part, change):
     [
         ("sgd_cap", "kw", {"quantile": 0.9}, "quantile"),
         ("sgd_cap", "kw", {"mode": "other"}, "mode='other'"),
-        ("sgd_cap", "case", {"act": "cube"}, "'cube'"),
-        ("rsa", "case", {"kind": "other"}, "'other'"),
+        ("sgd_cap", None, {"act": "cube"}, "'cube'"),
+        ("rsa", None, {"kind": "other"}, "'other'"),
     ],
 )
 def test_what_is_not_known_is_unsupported(case, part, change, reason):
-    line = replayed(case, part, change)
+    line = replayed(changed("ghosts", case, change, part))
     assert line.verdict == "unsupported" and reason in line.reason

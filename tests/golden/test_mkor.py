@@ -1,24 +1,13 @@
 """A replay of MKOR notices a wrong hyperparameter, and a wrong rule."""
 
-import copy
-
 import numpy as np
 import pytest
 
+from tests.golden.changes import changed, replayed
 from tests.golden.replay import DATA, replay_set
 from tests.golden.sets import read_set
 
 pytestmark = pytest.mark.slow
-
-
-def replayed(case, change, arrays=None):
-    """The line of one case of the set, with other facts or arrays."""
-    golden = read_set(DATA / "mkor.json")
-    facts = copy.deepcopy(dict(golden.facts))
-    facts["cases"] = {case: {**facts["cases"][case], **change}}
-    stored = {**golden.arrays, **(arrays or {})}
-    (line,) = replay_set(golden._replace(facts=facts, arrays=stored))
-    return line
 
 
 @pytest.mark.parametrize(
@@ -37,14 +26,16 @@ def replayed(case, change, arrays=None):
     ids=str,
 )
 def test_a_wrong_hyperparameter_fails(case, change):
-    line = replayed(case, change)
+    line = replayed(changed("mkor", case, change))
     assert line.verdict == "FAIL" and line.error is not None, line
 
 
 def test_factors_and_gradients_are_compared():
     for key in ("step5/Linv0", "step5/pg_b0"):
         bad = {f"sgd_invfreq2/{key}": np.ones((16, 16) if "inv" in key else 16)}
-        assert replayed("sgd_invfreq2", {}, bad).verdict == "FAIL", key
+        golden = changed("mkor", "sgd_invfreq2", {})
+        golden = golden._replace(arrays={**golden.arrays, **bad})
+        assert replayed(golden).verdict == "FAIL", key
 
 
 @pytest.mark.parametrize(
@@ -58,7 +49,7 @@ def test_factors_and_gradients_are_compared():
     ids=str,
 )
 def test_what_is_not_known_is_unsupported(change):
-    assert replayed("sgd", change).verdict == "unsupported"
+    assert replayed(changed("mkor", "sgd", change)).verdict == "unsupported"
 
 
 def test_a_wrong_gamma_fails():

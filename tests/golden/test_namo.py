@@ -1,9 +1,8 @@
 """A replay of NAMO notices a wrong hyperparameter, and a wrong second moment."""
 
-import copy
-
 import pytest
 
+from tests.golden.changes import changed, replayed
 from tests.golden.replay import DATA, replay_set
 from tests.golden.sets import read_set
 
@@ -20,17 +19,9 @@ WRONG = [
 ]
 
 
-def replayed(case, change):
-    golden = read_set(DATA / "namo.json")
-    facts = copy.deepcopy(dict(golden.facts))
-    facts["cases"] = {case: {**facts["cases"][case], **change}}
-    (line,) = replay_set(golden._replace(facts=facts))
-    return line
-
-
 @pytest.mark.parametrize("case, change", WRONG)
 def test_a_wrong_hyperparameter_fails(case, change):
-    assert replayed(case, change).verdict == "FAIL"
+    assert replayed(changed("namo", case, change)).verdict == "FAIL"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +33,7 @@ def test_a_wrong_hyperparameter_fails(case, change):
     ],
 )
 def test_what_is_not_known_is_unsupported(change, reason):
-    line = replayed("namo_default", change)
+    line = replayed(changed("namo", "namo_default", change))
     assert line.verdict == "unsupported" and reason in line.reason
 
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from tests.golden.changes import changed, replayed
 from tests.golden.replay import DATA, replay_set
 from tests.golden.sets import read_set
-from tests.golden.test_replay import changed, replayed
 
 pytestmark = pytest.mark.slow
 

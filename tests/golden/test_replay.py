@@ -1,6 +1,5 @@
 """The authors' runs are reproduced, and a replay notices when they are not."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.golden.replay import DATA, Line, main, replay_set
+from tests.golden.changes import changed, replayed
+from tests.golden.replay import DATA, main, replay_set
 from tests.golden.sets import GoldenSet, read_set
 
 SETS = sorted(path.stem for path in DATA.glob("*.json"))
@@ -85,7 +85,10 @@ def test_ill_posed_parameters_are_not_compared(value):
     "lr, code, counts", [(1e-3, 0, "1 ok, 0 "), (1, 1, "0 ok, 1 ")]
 )
 def test_the_command_counts_and_exits(tmp_path, capsys, lr, code, counts):
-    write_set(tmp_path, changed("muon_torch", "torch_nonesterov_fp32", {"lr": lr}))
+    write_set(
+        tmp_path,
+        changed("muon_torch", "torch_nonesterov_fp32", {"lr": lr}),
+    )
     assert main([str(tmp_path)]) == code
     first, last = capsys.readouterr().out.splitlines()
     assert first.startswith("muon_torch torch_nonesterov_fp32 ")
@@ -95,20 +98,6 @@ def test_the_command_counts_and_exits(tmp_path, capsys, lr, code, counts):
 def test_a_directory_without_sets_is_an_error(tmp_path):
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
-
-
-def changed(name: str, case: str, change: dict[str, Any]) -> GoldenSet:
-    """A set with only one case, and other hyperparameters in it."""
-    golden = read_set(DATA / f"{name}.json")
-    facts = copy.deepcopy(dict(golden.facts))
-    facts["cases"] = {case: facts["cases"][case]}
-    facts["cases"][case]["hyper"].update(change)
-    return golden._replace(facts=facts)
-
-
-def replayed(golden: GoldenSet) -> Line:
-    (line,) = replay_set(golden)
-    return line
 
 
 def write_set(directory: Path, golden: GoldenSet) -> None:

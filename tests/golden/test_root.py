@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.golden.changes import changed, replayed
 from tests.golden.formats import root as format_
-from tests.golden.replay import replay_set
+from tests.golden.replay import DATA, replay_set
 from tests.golden.sets import GoldenSet, read_set
-from tests.golden.test_replay import DATA, changed, replayed
 from tests.reference import root as reference
 
 TRIPLE = [3.4509, -4.579, 1.9325]
