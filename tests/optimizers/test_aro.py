@@ -16,26 +16,11 @@ from optax_ortho.normalizers import row_norm, second_moment, sinkhorn
 from optax_ortho.orthogonalizers import Exact, Householder, ShiftedCholesky
 from optax_ortho.testing import assert_close, random_like
 from optax_ortho.trust_region import match_rms
+from tests.optimizers.training import gradient_at, gradients_of, trained
 from tests.reference import aro as reference
 from tests.rows import new_params
 
 SHAPES = {"square": (5, 5), "tall": (7, 3), "wide": (4, 6)}
-
-
-def gradients_of(params, steps=10):
-    """Of different sizes."""
-    return [
-        optax.tree.scale(10.0 ** (seed % 3), random_like(params, seed))
-        for seed in range(steps)
-    ]
-
-
-def trained(tx, params, gradients) -> Any:
-    state, step = tx.init(params), jax.jit(tx.update)
-    for gradient in gradients:
-        updates, state = step(gradient, state, params)
-        params = optax.apply_updates(params, updates)
-    return params
 
 
 def first_step(tx, gradient) -> Any:
@@ -59,13 +44,12 @@ def test_ten_steps_are_the_box(base, f):
     params = new_params(SHAPES)
     if f is np.sign:  # Rows of few signs are often equal, and then Q is free.
         params = new_params({"long": (3, 24)})
-    gradients = gradients_of(params)
     tx = aro(0.1, base=base, weight_decay=0.1)
-    actual = trained(tx, params, gradients)
+    actual = trained(tx, params)
     for name, w in params.items():
         expected = reference.aro(
             np.asarray(w, np.float64),
-            [np.asarray(g[name], np.float64) for g in gradients],
+            gradients_of(params, name),
             learning_rate=0.1,
             f=f,
             weight_decay=0.1,
@@ -76,7 +60,7 @@ def test_ten_steps_are_the_box(base, f):
 
 
 def test_adam_is_the_box():
-    gradients = gradients_of({"w": jnp.zeros((3, 5))}, steps=4)
+    gradients = [gradient_at({"w": jnp.zeros((3, 5))}, step) for step in range(4)]
     tx = scale_by_aro(0.9, base=second_moment(0.8))
     state, step = tx.init(gradients[0]), jax.jit(tx.update)
     m, v, r = np.zeros((3, 5)), np.zeros((3, 5)), np.eye(3)

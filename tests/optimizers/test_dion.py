@@ -1,7 +1,5 @@
 """Dion: the box in float64, its error feedback, its ranks, and every argument."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +16,7 @@ from optax_ortho.orthogonalizers import (
 )
 from optax_ortho.testing import assert_close, random_like
 from optax_ortho.trust_region import SPECTRAL, UNSCALED
+from tests.optimizers.training import gradients_of, trained
 from tests.reference import dion as reference
 from tests.rows import new_params
 
@@ -26,18 +25,6 @@ SHAPES = {"wide": (4, 6), "tall": (7, 3), "square": (5, 5)}
 
 def float64(x):
     return np.asarray(x, np.float64)
-
-
-def gradient_at(params, seed):
-    return optax.tree.scale(10.0 ** (seed % 3), random_like(params, seed))
-
-
-def trained(tx, params, steps=10) -> Any:
-    state, step = tx.init(params), jax.jit(tx.update)
-    for seed in range(steps):
-        updates, state = step(gradient_at(params, seed), state, params)
-        params = optax.apply_updates(params, updates)
-    return params
 
 
 def powers(state):
@@ -63,7 +50,7 @@ def test_ten_steps_are_the_box(given, told):
     first = powers(tx.init(params))
     actual = trained(tx, params)
     for name, w in params.items():
-        gradients = [float64(gradient_at(params, i)[name]) for i in range(10)]
+        gradients = gradients_of(params, name)
         v = float64(first.basis[name])
         expected = reference.dion(float64(w), gradients, v, 0.1, **told)
         # Float32 in ten QR decompositions.

@@ -1,7 +1,5 @@
 """Muon: the box in float64, `optax.contrib.muon`, and every argument."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,28 +14,11 @@ from optax_ortho.optimizers.muon import MuonState
 from optax_ortho.orthogonalizers import NewtonSchulz
 from optax_ortho.testing import assert_close, random_like
 from optax_ortho.trust_region import JORDAN, SPECTRAL, by_shape, match_rms
+from tests.optimizers.training import gradients_of, trained
 from tests.reference import muon as reference
 from tests.rows import LABELS, MODEL, ONE_STEP, new_params
 
 KERNEL = {"kernel": (4, 6)}
-
-
-def trained(tx, params, steps=10) -> Any:
-    """Parameters after steps with random gradients of different sizes."""
-    state, step = tx.init(params), jax.jit(tx.update)
-    for seed in range(steps):
-        gradient = optax.tree.scale(10.0 ** (seed % 3), random_like(params, seed))
-        updates, state = step(gradient, state, params)
-        params = optax.apply_updates(params, updates)
-    return params
-
-
-def gradients_of(params, name, steps=10):
-    trees = [random_like(params, seed) for seed in range(steps)]
-    return [
-        10.0 ** (i % 3) * np.asarray(tree[name], np.float64)
-        for i, tree in enumerate(trees)
-    ]
 
 
 # The algorithm box

@@ -19,6 +19,7 @@ from optax_ortho.orthogonalizers import (
 )
 from optax_ortho.testing import assert_close, random_like
 from optax_ortho.trust_region import JORDAN
+from tests.optimizers.training import gradients_of, trained
 from tests.reference import root as reference
 from tests.rows import ONE_STEP, new_params
 
@@ -26,22 +27,8 @@ JORDANS = (3.4445, -4.7750, 2.0315)
 KERNEL = {"kernel": (4, 6)}
 
 
-def trained(tx, params, steps=10) -> Any:
-    """Parameters after steps with random gradients of different sizes."""
-    state, step = tx.init(params), jax.jit(tx.update)
-    for seed in range(steps):
-        gradient = optax.tree.scale(10.0 ** (seed % 3), random_like(params, seed))
-        updates, state = step(gradient, state, params)
-        params = optax.apply_updates(params, updates)
-    return params
-
-
 def expected(params, name, row=JORDANS, steps=10, **arguments):
-    trees = [random_like(params, seed) for seed in range(steps)]
-    gradients = [
-        10.0 ** (i % 3) * np.asarray(tree[name], np.float64)
-        for i, tree in enumerate(trees)
-    ]
+    gradients = gradients_of(params, name, steps)
     w = np.asarray(params[name], np.float64)
     return reference.root(w, gradients, 0.1, row, **arguments)
 
