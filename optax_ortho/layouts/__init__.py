@@ -2,5 +2,7 @@
 
 from optax_ortho.layouts.local import Local as Local
 from optax_ortho.layouts.local import local as local
+from optax_ortho.layouts.sharded import Sharded as Sharded
+from optax_ortho.layouts.sharded import sharded as sharded
 
-__all__ = ["Local", "local"]
+__all__ = ["Local", "Sharded", "local", "sharded"]

@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from optax_ortho.matrices import (
     AxesOf,
     MatrixAxes,
+    Orthogonalizer,
     axes_at,
     fold,
     path_of,
@@ -41,7 +42,8 @@ class Local:
         Args:
           f: takes one ``(fan_in, fan_out)`` matrix of each operand and returns a
             matrix of that shape, or a pytree of them. With `state` it also takes the
-            matrix's state, last, and returns ``(result, new state)``.
+            matrix's state, last, and returns ``(result, new state)``. It may be an
+            `Orthogonalizer`, which by its contract commutes with transposition.
           axes: the `MatrixAxes` of a leaf, from its path and the leaf.
           *operands: trees of one structure and of the same shapes.
           state: a tree as `init` makes it; None for a function without state.
@@ -61,6 +63,7 @@ class Local:
           >>> jax.tree.map(jnp.shape, halved)
           {'kernel': (2, 4), 'stack': (3, 2, 4)}
         """
+        f = f.orthogonalize if isinstance(f, Orthogonalizer) else f
         keyed, treedef = jax.tree_util.tree_flatten_with_path(operands[0])
         leaf_axes = [axes_at(axes, path_of(keys), leaf) for keys, leaf in keyed]
         leaves = [treedef.flatten_up_to(operand) for operand in operands]

@@ -65,7 +65,7 @@ def orthogonalize(
     """
     orthogonalizer = Auto() if orthogonalizer is None else orthogonalizer
     layout = layouts.local() if layout is None else layout
-    on_matrix = as_function(orthogonalizer)
+    as_function(orthogonalizer)
 
     def init(params):
         record_matrices(params, axes, orthogonalizer, layout)
@@ -73,7 +73,7 @@ def orthogonalize(
 
     def update(updates, state, params=None, **extra):
         del params, extra
-        return layout.map(on_matrix, axes, updates), state
+        return layout.map(orthogonalizer, axes, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
