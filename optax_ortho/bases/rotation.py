@@ -173,12 +173,12 @@ def in_rotation(
             states = layout.init(
                 lambda x: one_matrix.init(turned(x)), turned_axes, params
             )
-        return of_trees(states, structure, params)
+        return of_trees(states, structure)
 
     def update(updates, state, params=None, **extra):
         del params, extra
         states = at_leaves(state, structure)
         updates, states = layout.map(on_matrix, turned_axes, updates, state=states)
-        return updates, of_trees(states, structure, updates)
+        return updates, of_trees(states, structure)
 
     return optax.GradientTransformationExtraArgs(init, update)

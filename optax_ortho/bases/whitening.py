@@ -153,7 +153,7 @@ def whitening(
     def renew(updates, factors):
         states = at_leaves(factors, STRUCTURE)
         _, states = layout.map(sweep, axes, updates, state=states)
-        return of_trees(states, STRUCTURE, updates)
+        return of_trees(states, STRUCTURE)
 
     def update(updates, state, params=None, **extra):
         del params, extra

@@ -3,6 +3,7 @@
 from optax_ortho.layouts.local import Local as Local
 from optax_ortho.layouts.local import local as local
 from optax_ortho.layouts.sharded import Sharded as Sharded
+from optax_ortho.layouts.sharded import replicated as replicated
 from optax_ortho.layouts.sharded import sharded as sharded
 
-__all__ = ["Local", "Sharded", "local", "sharded"]
+__all__ = ["Local", "Sharded", "local", "replicated", "sharded"]

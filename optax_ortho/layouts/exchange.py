@@ -76,7 +76,7 @@ def run_round(
     buffer, state = _owned(work, one, mesh, buffer, state)
     buffer = _all_to_all(buffer, route.matrix)
     if replicas > 1:
-        buffer = lax.all_gather(buffer, route.replica, tiled=True)
+        buffer = lax.all_gather(buffer, route.replica, tiled=True, to="invarying")
     return _unpacked(one, buffer, work.results), state
 
 
@@ -89,7 +89,7 @@ def _packed(one: Round, width: int, pieces: Callable, wire: Any) -> jax.Array:
     shares = []
     for units in one.owners:
         found = [tiled(x.astype(wire), width) for u in units for x in pieces(u)]
-        shares.append(_joined(found, width, wire))
+        shares.append(_joined(found) if found else jnp.zeros((0, width), wire))
     rows = max(x.shape[0] for x in shares)
     return jnp.stack([_lengthened(x, rows, 0) for x in shares])
 
@@ -176,7 +176,8 @@ def _branch(
             for blocks in states:
                 for name, block in zip(names, blocks, strict=True):
                     new[name].append(block)
-        share = _joined(shares, width, work.wire_back, (devices,))
+        # Of the buffer, so that an owner of nothing returns what differs by device too.
+        share = _joined(shares) if shares else buffer[:, :0].astype(work.wire_back)
         return _lengthened(share, rows, 1), {
             name: _replaced(state[name], new[name]) for name in state
         }
@@ -195,11 +196,7 @@ def _replaced(old: Any, new: list) -> Any:
     return jax.tree.map(on_array, old, *new)
 
 
-def _joined(
-    parts: Sequence[jax.Array], width: int, dtype: Any, batch: tuple[int, ...] = ()
-) -> jax.Array:
-    if not parts:
-        return jnp.zeros((*batch, 0, width), dtype)
+def _joined(parts: Sequence[jax.Array]) -> jax.Array:
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, -2)
 
 

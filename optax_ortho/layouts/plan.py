@@ -265,9 +265,7 @@ def _padding(shares: Sequence[Sequence[Unit]]) -> int:
     return max(sizes) * len(sizes) - sum(sizes)
 
 
-def _longest_first(
-    units: Sequence[Unit], owners: int
-) -> tuple[tuple[Unit, ...], ...]:
+def _longest_first(units: Sequence[Unit], owners: int) -> tuple[tuple[Unit, ...], ...]:
     """Each unit to the owner with the least so far, the largest unit first."""
     shares: list[list[Unit]] = [[] for _ in range(owners)]
     sizes = [0] * owners

@@ -1,4 +1,9 @@
-"""The sharded layout: every matrix whole on one device, at the least communication."""
+"""The sharded layout: every matrix whole on one device, at the least communication.
+
+Pieces travel to the matrix's owner in one all-to-all and come back in another; where
+parameters are replicated, devices share the work and gather its results. Nothing else
+is exchanged, and no work is done twice.
+"""
 
 import collections
 import dataclasses
@@ -7,26 +12,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from optax_ortho.layouts.exchange import Work, run_round
-from optax_ortho.layouts.pieces import block_shapes, put_together, take_apart
-from optax_ortho.layouts.plan import (
-    Kind,
-    Leaf,
-    MeshShape,
-    Round,
-    kind_of,
-    local_shape,
-    order_of,
-    rounds,
-)
+from optax_ortho.layouts.exchange import Work
+from optax_ortho.layouts.pieces import block_shapes
+from optax_ortho.layouts.plan import Kind, Leaf, Round, kind_of, local_shape, rounds
+from optax_ortho.layouts.rounds import groups, run_rounds, slots
 from optax_ortho.matrices import AxesOf, Orthogonalizer, axes_at, path_of
 
+# What an owner receives together of small matrices, in elements.
+AT_ONCE = 2**18
 
-class Laid(NamedTuple):
-    """A parameter as it lies on the mesh."""
+
+class Placed(NamedTuple):
+    """A parameter's shape, dtype, and place on the mesh."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -35,12 +34,11 @@ class Laid(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sharded:
-    """`jax.tree.map` for matrices that lie in shards (see `sharded`)."""
+    """`jax.tree.map` for matrices in shards; made by `sharded` and `replicated`."""
 
-    mesh: Mesh
-    params: Mapping[str, Laid] = dataclasses.field(repr=False)
+    mesh: Mesh | AbstractMesh
+    params: Mapping[str, Placed] | None = dataclasses.field(repr=False)
     wire_dtype: Any
-    at_once: int
 
     def map(self, f: Any, axes: AxesOf, *operands: Any, state: Any = None) -> Any:
         """As `Local.map`; an `Orthogonalizer` may be handed a matrix's transpose."""
@@ -52,36 +50,33 @@ class Sharded:
         ]
         if not leaves:
             return operands[0] if state is None else (operands[0], state)
-        equivariant = isinstance(f, Orthogonalizer)
-        one = f.orthogonalize if equivariant else f
-        call = one if state is not None else lambda *xs: (one(*xs[:-1]), None)
-        structure, dtypes = self._results(call, leaves, state)
-        plan = rounds(leaves, self.mesh.shape, equivariant, self.at_once)
-        wires = [self._wire(d) for leaf in leaves for d in leaf.dtypes[1:]]
-        backs = [self._wire(d) for column in dtypes for d in column]
+        mesh, equivariant = self.mesh.shape, isinstance(f, Orthogonalizer)
+        on_matrix = f.orthogonalize if equivariant else f
+        on_state = on_matrix if state is not None else _without_state(on_matrix)
+        structure, dtypes = self._results(on_state, leaves, state)
         work = Work(
-            _on_blocks(call),
+            _on_blocks(on_state),
             len(columns),
             structure.num_leaves,
-            lambda kind: _groups(kind, self.mesh.shape) if state is not None else (),
-            jnp.result_type(*wires),
-            jnp.result_type(*backs),
-            self.at_once,
+            lambda kind: () if state is None else groups(kind, mesh),
+            self._wire(dtype for leaf in leaves for dtype in leaf.dtypes[1:]),
+            self._wire(dtype for column in dtypes for dtype in column),
+            AT_ONCE,
         )
+        plan = self.plan(leaves, equivariant)
 
-        def body(columns, state):
-            found, state = _run(work, plan, leaves, self.mesh.shape, columns, state)
-            typed = [
-                [x.astype(d) for x, d in zip(xs, ds, strict=True)]
-                for xs, ds in zip(found, dtypes, strict=True)
-            ]
-            return typed, state
+        def on_device(columns, state):
+            found, state = run_rounds(work, plan, leaves, mesh, columns, state)
+            return [
+                [y.astype(dtype) for y, dtype in zip(ys, column, strict=True)]
+                for ys, column in zip(found, dtypes, strict=True)
+            ], state
 
-        specs = [self.params[leaf.path].spec for leaf in leaves]
+        specs = [self._placed(leaf.path).spec for leaf in leaves]
         owned = PartitionSpec(self.mesh.axis_names)
-        run = self._in_mesh(body, ([specs] * len(columns), owned), (specs, owned))
+        run = self._on_mesh(on_device, ([specs] * len(columns), owned), (specs, owned))
         found, new = run(columns, {} if state is None else state)
-        tree = treedef.unflatten([structure.unflatten(xs) for xs in found])
+        tree = treedef.unflatten([structure.unflatten(ys) for ys in found])
         return tree if state is None else (tree, new)
 
     def init(self, f: Callable, axes: AxesOf, tree: Any) -> Any:
@@ -93,34 +88,47 @@ class Sharded:
           tree: the parameters.
 
         Returns:
-          A dict with an entry for every shape and dtype of matrices: their states, with
-          an axis for matrices in front, which lies along the whole mesh.
+          A dict with an entry for each shape and dtype of matrices, such as
+          ``"768x3072"``: their states, with an axis for matrices in front that lies
+          along the whole mesh.
         """
         keyed, _ = jax.tree_util.tree_flatten_with_path(tree)
-        leaves = [self._leaf(path_of(keys), axes, x) for keys, x in keyed]
-        kinds = [kind_of(leaf, self.mesh.shape, False) for leaf in leaves]
-        zeros = {}
-        for kind in kinds:
-            names, shapes = _groups(kind, self.mesh.shape), block_shapes(
-                kind, self.mesh.shape
-            )
-            for name, shape in zip(names, shapes, strict=True):
-                zeros[name] = (shape, kind.dtypes[0])
+        leaves = [self._leaf(path_of(keys), axes, leaf) for keys, leaf in keyed]
+        mesh = self.mesh.shape
+        zeros: dict[str, tuple] = {}
         counts = collections.Counter()
-        for one in rounds(leaves, self.mesh.shape, False, self.at_once):
-            counts.update(_slots(one, self.mesh.shape))
+        for leaf in leaves:
+            kind = kind_of(leaf, mesh, False)
+            shapes = [(shape, kind.dtypes[0]) for shape in block_shapes(kind, mesh)]
+            zeros.update(zip(groups(kind, mesh), shapes, strict=True))
+        for one in self.plan(leaves, False):
+            counts.update(slots(one, mesh))
 
-        def create():
-            return {
-                name: jax.tree.map(
-                    lambda s, n=counts[name]: jnp.broadcast_to(s, (n, *jnp.shape(s))),
-                    f(jnp.zeros(*zeros[name])),
+        def on_device():
+            def repeated(name):
+                one, n = f(jnp.zeros(*zeros[name])), counts[name]
+                return jax.tree.map(
+                    lambda s: jnp.broadcast_to(s, (n, *jnp.shape(s))), one
                 )
-                for name in zeros
-            }
 
-        owned = PartitionSpec(self.mesh.axis_names)
-        return self._in_mesh(create, (), owned)()
+            return {name: repeated(name) for name in zeros}
+
+        return self._on_mesh(on_device, (), PartitionSpec(self.mesh.axis_names))()
+
+    def plan(self, leaves: Sequence[Leaf], equivariant: bool) -> tuple[Round, ...]:
+        """Who works on what; see `optax_ortho.layouts.plan`."""
+        return rounds(leaves, self.mesh.shape, equivariant, AT_ONCE)
+
+    def _placed(self, path: str) -> Placed:
+        if self.params is None:
+            return Placed((), "", PartitionSpec())
+        if path not in self.params:
+            raise ValueError(
+                f"Leaf {path!r} is none of the {len(self.params)} parameters that the "
+                "layout was made for. Make it of the parameters you train: "
+                "layouts.sharded(params)."
+            )
+        return self.params[path]
 
     def _leaf(self, path: str, axes: AxesOf, *arrays: Any) -> Leaf:
         """What a plan needs to know of a leaf.
@@ -128,205 +136,174 @@ class Sharded:
         Raises:
           ValueError: the layout was made for other parameters.
         """
-        known = self.params.get(path)
-        if known is None:
-            raise ValueError(f"sharded: no parameter {path!r} was given to it.")
-        spec = tuple(_axes(entry) for entry in known.spec)
-        spec += ((),) * (len(known.shape) - len(spec))
-        dtypes = (known.dtype, *(x.dtype.name for x in arrays))
-        like = jax.ShapeDtypeStruct(known.shape, known.dtype)
-        return Leaf(path, known.shape, axes_at(axes, path, like), spec, dtypes)
+        placed, first = self._placed(path), arrays[0]
+        if self.params is None:
+            placed = Placed(first.shape, first.dtype.name, PartitionSpec())
+        spec = tuple(_axes(entry) for entry in placed.spec)
+        spec += ((),) * (len(placed.shape) - len(spec))
+        like = jax.ShapeDtypeStruct(placed.shape, placed.dtype)
+        dtypes = (placed.dtype, *(x.dtype.name for x in arrays))
+        leaf = Leaf(path, placed.shape, axes_at(axes, path, like), spec, dtypes)
+        inside = self._is_manual()
+        expected = local_shape(leaf, self.mesh.shape) if inside else placed.shape
+        if first.shape != expected:
+            where = "on one device" if inside else "whole"
+            raise ValueError(
+                f"Leaf {path!r} has shape {first.shape}, but the layout was made for "
+                f"one that is {expected} {where}. Make it of the parameters you train: "
+                "layouts.sharded(params)."
+            )
+        return leaf
 
-    def _results(self, call: Callable, leaves: Sequence[Leaf], state: Any) -> Any:
-        """The structure of a result, and the dtypes of each leaf's."""
+    def _results(self, f: Callable, leaves: Sequence[Leaf], state: Any) -> Any:
+        """The structure of what `f` returns, and the dtypes of each leaf's result."""
         mesh = self.mesh.shape
-        structure: Any = None
-        seen: dict[Kind, list] = {}
-        for leaf in leaves:
-            kind = kind_of(leaf, mesh, False)
-            if kind in seen:
-                continue
-            shape, name = block_shapes(kind, mesh)[0], _groups(kind, mesh)[0]
-            blocks = [jax.ShapeDtypeStruct(shape, d) for d in kind.dtypes[1:]]
+        kinds = [kind_of(leaf, mesh, False) for leaf in leaves]
+        found = {}
+        for kind in dict.fromkeys(kinds):
+            shape = block_shapes(kind, mesh)[0]
             one = None
             if state is not None:
                 one = jax.tree.map(
-                    lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), state[name]
+                    lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype),
+                    state[groups(kind, mesh)[0]],
                 )
-            y, _ = jax.eval_shape(call, *blocks, one)
-            structure = jax.tree.structure(y)
-            seen[kind] = [x.dtype for x in jax.tree.leaves(y)]
-        return structure, [seen[kind_of(leaf, mesh, False)] for leaf in leaves]
+            blocks = [jax.ShapeDtypeStruct(shape, dtype) for dtype in kind.dtypes[1:]]
+            found[kind], _ = jax.eval_shape(f, *blocks, one)
+        dtypes = [[y.dtype for y in jax.tree.leaves(found[kind])] for kind in kinds]
+        return jax.tree.structure(found[kinds[0]]), dtypes
 
-    def _wire(self, dtype: Any) -> Any:
-        """The dtype in which something travels: never wider than itself."""
-        dtype = jnp.dtype(dtype)
-        narrower = (
-            jnp.issubdtype(dtype, jnp.floating)
-            and dtype.itemsize > jnp.dtype(self.wire_dtype).itemsize
-        )
-        return jnp.dtype(self.wire_dtype) if narrower else dtype
+    def _wire(self, dtypes: Any) -> Any:
+        """The dtype in which arrays travel: the wire's, unless all are narrower."""
+        wire = jnp.dtype(self.wire_dtype)
 
-    def _in_mesh(self, f: Callable, in_specs: Any, out_specs: Any) -> Callable:
-        """``f`` on every device; as it is where the mesh axes are manual already."""
+        def narrowed(dtype):
+            dtype = jnp.dtype(dtype)
+            wider = dtype.itemsize > wire.itemsize
+            return wire if wider and jnp.issubdtype(dtype, jnp.floating) else dtype
+
+        return jnp.result_type(*map(narrowed, dtypes))
+
+    def _is_manual(self) -> bool:
+        """Whether every mesh axis is one of an enclosing shard_map or pmap."""
         manual = jax.sharding.get_abstract_mesh().manual_axes
-        if set(self.mesh.axis_names) <= set(manual):
+        return set(self.mesh.axis_names) <= set(manual)
+
+    def _on_mesh(self, f: Callable, in_specs: Any, out_specs: Any) -> Callable:
+        if self._is_manual():
             return f
         return jax.shard_map(
-            f,
-            mesh=self.mesh,
-            in_specs=in_specs,
-            out_specs=out_specs,
-            check_vma=False,
+            f, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
         )
 
 
-def sharded(
-    params: Any, wire_dtype: Any = jnp.bfloat16, at_once: int = 2**18
-) -> Sharded:
-    mesh, table = None, {}
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
-        sharding = getattr(leaf, "sharding", None)
-        spec = PartitionSpec()
-        if isinstance(sharding, NamedSharding):
-            mesh, spec = sharding.mesh, sharding.spec
-        table[path_of(keys)] = Laid(tuple(leaf.shape), leaf.dtype.name, spec)
-    if mesh is None:
-        raise ValueError("no NamedSharding")
-    return Sharded(mesh, table, wire_dtype, at_once)
+def sharded(params: Any, wire_dtype: Any = jnp.bfloat16) -> Sharded:
+    """The layout for parameters in shards: each matrix whole on one device.
 
+    Every matrix gets an owner among the devices that hold a piece or a copy of it. The
+    owner receives the pieces, works on the whole matrix, and sends the results back, in
+    two all-to-alls a round; see `optax_ortho.layouts.plan`. What is sharded along its
+    batch axes alone needs no exchange, and what is replicated is worked on once and
+    gathered. States as large as a matrix stay with their owner.
 
-def _run(
-    work: Work,
-    plan: Sequence[Round],
-    leaves: Sequence[Leaf],
-    mesh: MeshShape,
-    columns: Sequence[Sequence[jax.Array]],
-    state: dict,
-) -> tuple[list[list[jax.Array]], dict]:
-    """All rounds on one device, one after the other."""
-    pieces = [
-        [take_apart(x, order_of(leaf, mesh), kind_of(leaf, mesh, True)) for x in arrays]
-        for leaf, *arrays in zip(leaves, *columns, strict=True)
-    ]
-    found: list[list[tuple[int, list[jax.Array]]]] = [[] for _ in leaves]
-    used = collections.Counter()
-    new = {name: [] for name in state}
-    before: list[jax.Array] = []
-    for one in plan:
-        slots = _slots(one, mesh) if state else {}
-        chunk = {
-            name: jax.tree.map(lambda s, i=used[name], n=n: s[i : i + n], state[name])
-            for name, n in slots.items()
-        }
-        used.update(slots)
-        units = _units(one)
-        inputs = [
-            [x[i : i + n].astype(work.wire) for x in pieces[leaf]]
-            for leaf, i, n in units
-        ]
-        # One round's matrices at a time: without a barrier all of them are exchanged
-        # at once, and held.
-        inputs, before = lax.optimization_barrier((inputs, before))
-        by_unit = {
-            (leaf, i): xs for (leaf, i, _), xs in zip(units, inputs, strict=True)
-        }
-        results, chunk = _repeated(work, one, mesh, by_unit, chunk)
-        for (leaf, i, _), ys in zip(units, results, strict=True):
-            found[leaf].append((i, ys))
-        before = results[0][:1]
-        for name, part in chunk.items():
-            new[name].append(part)
-    joined = {
-        name: jax.tree.map(lambda *s: jnp.concatenate(s), *parts)
-        for name, parts in new.items()
-    }
-    shaped = []
-    for leaf, parts in zip(leaves, found, strict=True):
-        ordered = [ys for _, ys in sorted(parts, key=lambda part: part[0])]
-        shape = local_shape(leaf, mesh)
-        shaped.append(
-            [
-                put_together(_joined(ys), order_of(leaf, mesh), shape)
-                for ys in zip(*ordered, strict=True)
-            ]
-        )
-    return shaped, joined
-
-
-def _repeated(
-    work: Work, one: Round, mesh: MeshShape, inputs: dict, state: dict
-) -> tuple[list[list[jax.Array]], dict]:
-    """A round as often as it repeats.
+    It works under meshes with Auto and Explicit axes alike, and inside a
+    `jax.shard_map` over all axes of the mesh, where it gets each device's part.
 
     Args:
-      inputs: ``(n, rows, columns)`` of each operand, by leaf and index of the first.
+      params: the parameters, arrays or `jax.ShapeDtypeStruct`, with a `NamedSharding`;
+        a leaf without one counts as replicated.
+      wire_dtype: in what floating point travels that is wider; bfloat16 halves the
+        bytes, and rounds what is orthogonalized and the result by 2^-9.
+
+    Returns:
+      A layout, for the `layout` argument of any recipe.
+
+    Raises:
+      ValueError: no leaf has a `NamedSharding`, or two have different meshes.
+
+    Examples:
+      >>> mesh = jax.make_mesh((1,), ("fsdp",))
+      >>> shards = NamedSharding(mesh, PartitionSpec("fsdp"))
+      >>> params = {"kernel": jax.device_put(jnp.ones((4, 6)), shards)}
+      >>> layout = sharded(params)
+      >>> from optax_ortho import muon
+      >>> tx = muon(0.02, layout=layout)
+      >>> updates, _ = tx.update(params, tx.init(params), params)
+      >>> updates["kernel"].sharding.spec[0]
+      'fsdp'
     """
-    if one.repeats == 1:
-        results, state = run_round(
-            work, one, mesh, lambda u: [x[0] for x in inputs[u.leaf, u.index]], state
+    placed: dict[str, Placed] = {}
+    meshes = []
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
+        sharding, spec = getattr(leaf, "sharding", None), PartitionSpec()
+        if isinstance(sharding, NamedSharding):
+            spec = sharding.spec
+            meshes.append(sharding.mesh)
+        placed[path_of(keys)] = Placed(tuple(leaf.shape), leaf.dtype.name, spec)
+    if not meshes:
+        raise ValueError(
+            "sharded needs parameters with a jax.sharding.NamedSharding, as "
+            "jax.device_put and flax give them, and found none. On one device use "
+            "layouts.local(); inside pmap layouts.replicated(axis_name, axis_size)."
         )
-        return [
-            [y[None] for y in unit] for share in results for unit in share
-        ], state
-    ((_, first), xs), *_ = inputs.items()
-    turns = lambda x: x.reshape((one.repeats, -1, *x.shape[1:]))  # noqa: E731
-
-    def turn(_, now):
-        xs, chunk = now
-        results, chunk = run_round(
-            work, one, mesh, lambda u: [x[u.index - first] for x in xs], chunk
+    if len(set(meshes)) > 1:
+        raise ValueError(
+            f"sharded needs one mesh; the parameters lie on {len(set(meshes))}: "
+            f"{', '.join(str(dict(mesh.shape)) for mesh in set(meshes))}."
         )
-        units = [unit for share in results for unit in share]
-        return None, ([jnp.stack(ys) for ys in zip(*units, strict=True)], chunk)
-
-    _, (ys, state) = lax.scan(turn, None, jax.tree.map(turns, (xs, state)))
-    flat = lambda y: y.reshape((-1, *y.shape[2:]))  # noqa: E731
-    return [[flat(y) for y in ys]], jax.tree.map(flat, state)
+    return Sharded(meshes[0], placed, jnp.dtype(wire_dtype))
 
 
-def _units(one: Round) -> list[tuple[int, int, int]]:
-    """Leaf, first index and number of what a round takes from its leaves."""
-    units = [unit for share in one.owners for unit in share]
-    if one.repeats == 1:
-        return [(unit.leaf, unit.index, 1) for unit in units]
-    return [(units[0].leaf, units[0].index, len(units) * one.repeats)]
+def replicated(
+    axis_name: str, axis_size: int, wire_dtype: Any = jnp.bfloat16
+) -> Sharded:
+    """The layout inside `jax.pmap` or `jax.shard_map` where each device has everything.
+
+    Each device works on its share of the matrices and all gather the results, instead
+    of all doing all the work. Gradients must be equal on all devices, so reduce them
+    first.
+
+    Args:
+      axis_name: the axis of the enclosing pmap or shard_map.
+      axis_size: how many devices it has.
+      wire_dtype: as in `sharded`.
+
+    Returns:
+      A layout, for the `layout` argument of any recipe. States of matrices are those of
+      each device's own, so `init` goes inside too.
+
+    Examples:
+      >>> from optax_ortho import muon
+      >>> tx = muon(0.02, layout=replicated("devices", 1))
+      >>> def step(params, gradient):
+      ...     updates, _ = tx.update(gradient, tx.init(params), params)
+      ...     return updates
+      >>> x = jnp.ones((1, 4, 6))
+      >>> jax.pmap(step, axis_name="devices")(x, x).shape
+      (1, 4, 6)
+    """
+    mesh = AbstractMesh((axis_size,), (axis_name,))
+    return Sharded(mesh, None, jnp.dtype(wire_dtype))
 
 
-def _slots(one: Round, mesh: MeshShape) -> collections.Counter:
-    """For how many states of each group a round needs room on every device."""
-    most = collections.Counter()
-    for share in one.owners:
-        most |= collections.Counter(
-            name for unit in share for name in _groups(unit.kind, mesh)
-        )
-    return collections.Counter({name: n * one.repeats for name, n in most.items()})
+def _without_state(f: Callable) -> Callable:
+    return lambda *blocks: (f(*blocks[:-1]), None)
 
 
-def _groups(kind: Kind, mesh: MeshShape) -> list[str]:
-    """The name under which the state of each block is kept."""
-    dtype = "" if kind.dtypes[0] == "float32" else f"_{kind.dtypes[0]}"
-    return [f"{m}x{n}{dtype}" for m, n in block_shapes(kind, mesh)]
+def _on_blocks(f: Callable) -> Callable:
+    """A function of one matrix as one of all the blocks of a fused one."""
 
-
-def _on_blocks(call: Callable) -> Callable:
-    """A function of one matrix as one of all blocks of a fused one."""
-
-    def on_blocks(operands, states, kind):
+    def on_blocks(operands, states, kind: Kind):
         typed = [
-            [x.astype(d) for x in blocks]
-            for blocks, d in zip(operands, kind.dtypes[1:], strict=True)
+            [x.astype(dtype) for x in blocks]
+            for blocks, dtype in zip(operands, kind.dtypes[1:], strict=True)
         ]
         given = states or (None,) * len(typed[0])
-        pairs = [call(*xs) for xs in zip(*typed, given, strict=True)]
-        results = list(zip(*(jax.tree.leaves(y) for y, _ in pairs), strict=True))
-        return results, tuple(new for _, new in pairs) if states else ()
+        pairs = [f(*xs) for xs in zip(*typed, given, strict=True)]
+        results = zip(*(jax.tree.leaves(y) for y, _ in pairs), strict=True)
+        return list(results), tuple(new for _, new in pairs) if states else ()
 
     return on_blocks
-
-
-def _joined(parts: Sequence[jax.Array]) -> jax.Array:
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
 def _axes(entry: Any) -> tuple[str, ...]:

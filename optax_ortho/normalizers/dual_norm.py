@@ -11,18 +11,14 @@ References:
   <https://arxiv.org/abs/2409.20325>`_, 2024, proposition 5
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 import optax
 
-from optax_ortho import layouts
+from optax_ortho.blocks import map_blocks
 from optax_ortho.matrices import AxesOf, last_two
 
 
-def by_dual_norm(
-    axes: AxesOf = last_two, layout: Any = None
-) -> optax.GradientTransformationExtraArgs:
+def by_dual_norm(axes: AxesOf = last_two) -> optax.GradientTransformationExtraArgs:
     """Multiplies each matrix by its inner product with the momentum.
 
     It undoes the scale freedom of the orthogonalizer: twice the gradient takes twice
@@ -30,7 +26,6 @@ def by_dual_norm(
 
     Args:
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      layout: how the matrices are spread over devices; None is `layouts.local()`.
 
     Returns:
       A third stage, which needs the ``momentum=`` that `ortho_chain` hands on.
@@ -43,13 +38,15 @@ def by_dual_norm(
       [[6. 0.]
        [0. 6.]]
     """
-    layout = layouts.local() if layout is None else layout
 
-    def times_dual_norm(m, o):
-        return jnp.sum(m.conj() * o) * o
+    def times_dual_norm(one, factor, o, m, state):
+        del factor
+        inner = jnp.sum(m.conj() * o, one.fan_in + one.fan_out, keepdims=True)
+        return inner * o, state
 
     def update(updates, state, params=None, **extra):
         del params
-        return layout.map(times_dual_norm, axes, extra["momentum"], updates), state
+        updates, _ = map_blocks(times_dual_norm, axes, None, updates, extra["momentum"])
+        return updates, state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)

@@ -163,7 +163,7 @@ def low_rank(
 
     def init(params):
         record_matrices(params, axes, power, layout)
-        return of_trees(layout.init(of_matrix, axes, params), STRUCTURE, params)
+        return of_trees(layout.init(of_matrix, axes, params), STRUCTURE)
 
     def step(g, state):
         old, v = state
@@ -189,6 +189,6 @@ def low_rank(
         del params, extra
         states = at_leaves(state, STRUCTURE)
         directions, states = layout.map(step, axes, updates, state=states)
-        return directions, of_trees(states, STRUCTURE, updates)
+        return directions, of_trees(states, STRUCTURE)
 
     return optax.GradientTransformationExtraArgs(init, update)
