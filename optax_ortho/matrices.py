@@ -164,6 +164,18 @@ class Orthogonalizer(Protocol):
         ...
 
 
+@runtime_checkable
+class BlockOrthogonalizer(Orthogonalizer, Protocol):
+    """One that also takes a matrix in column blocks, as several devices have sent it.
+
+    It commutes with permutations of rows and of columns, as a polar factor does.
+    """
+
+    def orthogonalize_blocks(self, x: jax.Array) -> jax.Array:
+        """Orthogonalizes one matrix given as ``(s, m, k)`` for ``(m, s k)``."""
+        ...
+
+
 def path_of(keys: Sequence[Any]) -> str:
     """A leaf's path as ``a/b/0/kernel``, equal for boxed and unboxed leaves.
 
@@ -185,7 +197,8 @@ def map_with_axes(f: Callable, axes: AxesOf, tree: Any, *rest: Any) -> Any:
     """`jax.tree.map` of ``f(axes, leaf, *rest)``, with each leaf's resolved axes.
 
     Raises:
-      ValueError: axes that do not fit a leaf; the message names its path.
+      ValueError: axes that do not fit a leaf, or a leaf of which each device holds
+        another part; the message names its path.
     """
 
     def on_leaf(keys, leaf, *others):
@@ -196,12 +209,28 @@ def map_with_axes(f: Callable, axes: AxesOf, tree: Any, *rest: Any) -> Any:
 
 def axes_at(axes: AxesOf, path: str, leaf: Any) -> MatrixAxes:
     """The resolved axes of one leaf; what does not fit is reported with its path."""
+    _refuse_varying(path, leaf)
     try:
         return axes(path, leaf).resolve(jnp.shape(leaf))
     except ValueError as error:
         if path in str(error):
             raise
         raise ValueError(f"Leaf {path!r}: {error}") from None
+
+
+def _refuse_varying(path: str, leaf: Any) -> None:
+    """Refuses a leaf that differs between devices, where JAX knows that it does."""
+    if not isinstance(leaf, jax.Array):
+        return
+    varying = jax.typeof(leaf).manual_axis_type.varying
+    if varying:
+        raise ValueError(
+            f"Leaf {path!r} differs between the devices of mesh axis "
+            f"{', '.join(sorted(map(str, varying)))}: inside jax.shard_map each would "
+            "take its part for a whole matrix. Update outside of shard_map, or gather "
+            "the leaf first; if each device has whole matrices of its own, say "
+            "check_vma=False."
+        )
 
 
 def fold(leaf: jax.Array, axes: MatrixAxes) -> tuple[jax.Array, ...]:

@@ -16,7 +16,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from optax_ortho.layouts.pieces import assemble, divide, lanes, tiled, untiled
+from optax_ortho.layouts.pieces import (
+    assemble,
+    blocks_of,
+    divide,
+    lanes,
+    tiled,
+    untiled,
+)
 from optax_ortho.layouts.plan import Kind, MeshShape, Round, Unit
 
 
@@ -26,6 +33,8 @@ class Work(NamedTuple):
     Attributes:
       f: takes the blocks of each operand, the state of each block and the kind, and
         returns the blocks of each result and the new states.
+      in_blocks: instead, where it is known, a function of one matrix in column blocks,
+        ``(s, m, k)``, in any order of rows and columns.
       operands: how many matrices it takes.
       results: how many it returns.
       groups: under what names the states of a kind's blocks are kept.
@@ -35,6 +44,7 @@ class Work(NamedTuple):
     """
 
     f: Callable[[list, tuple, Kind], tuple[list, tuple]]
+    in_blocks: Callable[[jax.Array, Kind], jax.Array] | None
     operands: int
     results: int
     groups: Callable[[Kind], Sequence[str]]
@@ -131,12 +141,14 @@ def _branch(
     def on_unit(pieces, states, kind):
         """``(devices, operands, n, width)`` of one unit, to the same of its results."""
         width = pieces.shape[-1]
-        operands = [
-            assemble(untiled(pieces[:, i], kind.piece), kind, matrix, mesh)
-            for i in range(work.operands)
-        ]
-        results, states = work.f(operands, states, kind)
-        back = [divide(blocks, kind, matrix, mesh) for blocks in results]
+        received = [untiled(pieces[:, i], kind.piece) for i in range(work.operands)]
+        if work.in_blocks is not None and kind.cut is None:
+            x = received[0].reshape((blocks_of(kind, mesh), -1, kind.piece[1]))
+            back = [work.in_blocks(x, kind).reshape((-1, *kind.piece))]
+        else:
+            operands = [assemble(x, kind, matrix, mesh) for x in received]
+            results, states = work.f(operands, states, kind)
+            back = [divide(blocks, kind, matrix, mesh) for blocks in results]
         tiles = [tiled(x.astype(work.wire_back), width) for x in back]
         return jnp.stack(tiles, 1), states
 

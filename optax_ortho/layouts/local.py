@@ -139,29 +139,23 @@ class Local:
         matrix_bytes = max(m * n * tasks[0][0].dtype.itemsize, 1)
         at_once = max(self.batch_bytes // matrix_bytes, 1)
         per_chunk = min(max(at_once // max(batch, 1), 1), len(tasks))
+        if batch == per_chunk == 1:
+            # No batch axis at all: the products stay plain matrix products.
+            matrices = [jax.tree.map(lambda x: x[0], task) for task in tasks]
+            loads = [lambda x=x: x for x in matrices]
+            ys = _in_turn(lambda x: f(*x), loads)
+            return jax.tree.map(lambda y: y[None], ys)
         chunks = [
             # The last chunk is filled up with repeats, so that one program serves all.
-            [min(i + j, len(tasks) - 1) for j in range(per_chunk)]
+            [tasks[min(i + j, len(tasks) - 1)] for j in range(per_chunk)]
             for i in range(0, len(tasks), per_chunk)
         ]
 
         def load(chunk):
-            return jax.tree.map(
-                lambda *xs: jnp.concatenate(xs), *[tasks[i] for i in chunk]
-            )
-
-        def run(xs):
-            return _over_batch(f, xs, at_once)
+            return jax.tree.map(lambda *xs: jnp.concatenate(xs), *chunk)
 
         loads = [lambda chunk=chunk: load(chunk) for chunk in chunks]
-        if len(loads) == 1:
-            ys = [run(loads[0]())]
-        else:
-            turns = jnp.arange(len(chunks))
-            stacked = lax.map(lambda i: run(lax.switch(i, loads)), turns)
-            ys = [
-                jax.tree.map(lambda y, i=i: y[i], stacked) for i in range(len(chunks))
-            ]
+        ys = _in_turn(lambda xs: _over_batch(f, xs, at_once), loads)
         results = []
         for i in range(len(tasks)):
             chunk, j = divmod(i, per_chunk)
@@ -199,13 +193,30 @@ def local(batch_bytes: int = 2**18) -> Local:
     return Local(batch_bytes)
 
 
+def _in_turn(f: Callable, loads: list[Callable]) -> list:
+    """``[f(load()) for load in loads]``, with ``f`` compiled once."""
+    if len(loads) == 1:
+        return [f(loads[0]())]
+
+    def turn(order, i):
+        return (*order[1:], i), f(lax.switch(i, loads))
+
+    turns = jnp.arange(len(loads))
+    order, stacked = lax.scan(turn, (turns[0],) * len(loads), turns)
+    # The loop hands its indices back, in order. What reads the stack at an index that
+    # the compiler does not know is one program for all; what reads it at 0, 1, 2, ...
+    # is compiled as often, which on a CPU takes longer than all the rest.
+    return [
+        jax.tree.map(
+            lambda y, i=i: lax.dynamic_index_in_dim(y, i, keepdims=False), stacked
+        )
+        for i in order
+    ]
+
+
 def _over_batch(f: Callable, xs: Any, at_once: int) -> Any:
     """``f`` over the leading axis, at most `at_once` entries in flight."""
     batch = jax.tree.leaves(xs)[0].shape[0]
-    if batch == 1:
-        # No batch axis at all: the products stay plain matrix products.
-        y = f(*jax.tree.map(lambda x: x[0], xs))
-        return jax.tree.map(lambda y: y[None], y)
     if batch <= at_once:
         return jax.vmap(f)(*xs)
     # A divisor leaves no remainder, which would be compiled a second time.

@@ -89,6 +89,11 @@ def block_shapes(kind: Kind, mesh: MeshShape) -> list[tuple[int, int]]:
     return [shape[::-1] if kind.fan_out_leads else shape for shape in shapes]
 
 
+def blocks_of(kind: Kind, mesh: MeshShape) -> int:
+    """Into how many blocks of columns a matrix comes to its owner."""
+    return math.prod(mesh[axis] for axes in kind.sharded[kind.lead :] for axis in axes)
+
+
 def lanes(pieces: Sequence[tuple[int, int]]) -> int:
     """The width at which pieces of several shapes fit into one buffer."""
     columns = math.gcd(*(columns for _, columns in pieces))

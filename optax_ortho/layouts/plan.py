@@ -36,7 +36,10 @@ class Leaf(NamedTuple):
 
 
 class Route(NamedTuple):
-    """The mesh axes of a leaf's batch, of its matrices, and of its replicas."""
+    """The mesh axes of a leaf's batch, of its matrices, and of its replicas.
+
+    Those of matrices go in the order in which pieces are exchanged.
+    """
 
     batch: Axes
     matrix: Axes
@@ -48,8 +51,6 @@ class Kind(NamedTuple):
 
     Attributes:
       dims: the lengths on one device of the matrix's axes, the leading side's first.
-        The side that lies along the first mesh axis leads, so that what its owner
-        receives is whole rows.
       sharded: the mesh axes along each of `dims`.
       lead: how many of `dims` are the leading side's.
       fan_out_leads: whether fan_out leads; None where that makes no difference.
@@ -127,15 +128,16 @@ def rounds(
 
 
 def route_of(leaf: Leaf, mesh: MeshShape) -> Route:
-    """Which mesh axes, of those longer than 1, lie along what of a leaf."""
+    """Which mesh axes, of those longer than 1, lie along what of a leaf.
+
+    Those of a matrix go in the order of the exchange: the trailing side's before the
+    leading side's, so that what an owner receives is the matrix in column blocks.
+    """
+    lead, trail = _sides(leaf, mesh)
     stacked = leaf.axes.batch(len(leaf.shape))
-    along = {a: i in stacked for i, axes in enumerate(leaf.spec) for a in axes}
+    used = [_along(leaf, axes, mesh) for axes in (stacked, trail + lead)]
     real = [axis for axis in mesh if mesh[axis] > 1]
-    return Route(
-        tuple(a for a in real if along.get(a) is True),
-        tuple(a for a in real if along.get(a) is False),
-        tuple(a for a in real if a not in along),
-    )
+    return Route(*used, tuple(a for a in real if a not in used[0] + used[1]))
 
 
 def order_of(leaf: Leaf, mesh: MeshShape) -> tuple[int, ...]:
@@ -162,12 +164,28 @@ def kind_of(leaf: Leaf, mesh: MeshShape, equivariant: bool) -> Kind:
 
 
 def _sides(leaf: Leaf, mesh: MeshShape) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """fan_in and fan_out, that one first which lies along the first mesh axis."""
-    fan_in, fan_out = leaf.axes.fan_in, leaf.axes.fan_out
-    matrix = route_of(leaf, mesh).matrix
-    if matrix and any(matrix[0] in leaf.spec[i] for i in fan_out):
-        return fan_out, fan_in
-    return fan_in, fan_out
+    """The side that leads, and the other.
+
+    Where one side is sharded it leads, and an owner receives whole rows. Where both
+    are the shorter leads, and an owner receives blocks of columns of a wide matrix; of
+    a square one, the side along the first mesh axis, so that squares go with the rest.
+    """
+    sides = leaf.axes.fan_in, leaf.axes.fan_out
+    along = [_along(leaf, side, mesh) for side in sides]
+    lengths = leaf.axes.matrix_shape(leaf.shape)
+    if not along[0] or not along[1]:
+        swapped = bool(along[1])
+    elif lengths[0] == lengths[1]:
+        order = list(mesh)
+        swapped = order.index(along[1][0]) < order.index(along[0][0])
+    else:
+        swapped = lengths[1] < lengths[0]
+    return sides[::-1] if swapped else sides
+
+
+def _along(leaf: Leaf, axes: Sequence[int], mesh: MeshShape) -> Axes:
+    """The mesh axes, of those longer than 1, along some axes of a leaf."""
+    return tuple(a for i in axes for a in leaf.spec[i] if mesh[a] > 1)
 
 
 def local_shape(leaf: Leaf, mesh: MeshShape) -> tuple[int, ...]:

@@ -18,7 +18,13 @@ from optax_ortho.layouts.exchange import Work
 from optax_ortho.layouts.pieces import block_shapes
 from optax_ortho.layouts.plan import Kind, Leaf, Round, kind_of, local_shape, rounds
 from optax_ortho.layouts.rounds import groups, run_rounds, slots
-from optax_ortho.matrices import AxesOf, Orthogonalizer, axes_at, path_of
+from optax_ortho.matrices import (
+    AxesOf,
+    BlockOrthogonalizer,
+    Orthogonalizer,
+    axes_at,
+    path_of,
+)
 
 # What an owner receives together of small matrices, in elements.
 AT_ONCE = 2**18
@@ -56,6 +62,7 @@ class Sharded:
         structure, dtypes = self._results(on_state, leaves, state)
         work = Work(
             _on_blocks(on_state),
+            _in_blocks(f) if isinstance(f, BlockOrthogonalizer) else None,
             len(columns),
             structure.num_leaves,
             lambda kind: () if state is None else groups(kind, mesh),
@@ -304,6 +311,13 @@ def _on_blocks(f: Callable) -> Callable:
         return list(results), tuple(new for _, new in pairs) if states else ()
 
     return on_blocks
+
+
+def _in_blocks(orthogonalizer: BlockOrthogonalizer) -> Callable:
+    def in_blocks(x, kind: Kind):
+        return orthogonalizer.orthogonalize_blocks(x.astype(kind.dtypes[1]))
+
+    return in_blocks
 
 
 def _axes(entry: Any) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The choice between methods, by shape, dtype and backend."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -95,12 +96,20 @@ class Auto:
           ValueError: fewer than two axes.
         """
         check_matrix(x)
-        m, n = x.shape[-2:]
+        return self._chosen(x.shape[-2:], x, lambda method: method.orthogonalize)
+
+    def orthogonalize_blocks(self, x: jax.Array) -> jax.Array:
+        """Orthogonalizes one matrix in column blocks, ``(s, m, k)`` for m x sk."""
+        s, m, k = x.shape
+        return self._chosen((m, s * k), x, lambda method: method.orthogonalize_blocks)
+
+    def _chosen(self, shape: Any, x: jax.Array, way: Callable) -> jax.Array:
+        """The way of the method for the platform that the program is compiled for."""
         methods = {
-            platform: self.method((m, n), x.dtype, platform)
+            platform: self.method(shape, x.dtype, platform)
             for platform in ("cpu", "tpu", "default")
         }
         if len(set(methods.values())) == 1:
-            return methods["cpu"].orthogonalize(x)
-        branches = {name: method.orthogonalize for name, method in methods.items()}
+            return way(methods["cpu"])(x)
+        branches = {name: way(method) for name, method in methods.items()}
         return jax.lax.platform_dependent(x, **branches)

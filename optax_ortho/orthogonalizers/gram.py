@@ -28,11 +28,12 @@ from optax_ortho.orthogonalizers.coefficients import Coefficients
 from optax_ortho.orthogonalizers.newton_schulz import (
     check_matrix,
     complete,
-    prepared,
+    in_blocks,
     rows_of,
+    started,
 )
 from optax_ortho.orthogonalizers.prescale import Prescale, frobenius
-from optax_ortho.orthogonalizers.products import apply, gram, multiply
+from optax_ortho.orthogonalizers.products import Products
 from optax_ortho.orthogonalizers.tables import KELLER_JORDAN
 
 
@@ -61,6 +62,7 @@ class GramNewtonSchulz:
       prescale: the norm; see `optax_ortho.orthogonalizers.frobenius`.
       unsafe: take a table that its certificate does not call safe, or a combination of
         dtype, precision and restarts that is refused for the reason above.
+      products: who multiplies; see `optax_ortho.orthogonalizers.kernels`.
 
     Raises:
       ValueError: as `NewtonSchulz`, or a combination that loses precision.
@@ -80,6 +82,7 @@ class GramNewtonSchulz:
     eps: float = 0.0
     prescale: Prescale = frobenius
     unsafe: bool = False
+    products: Products = Products()
 
     def __post_init__(self):
         complete(self)
@@ -112,30 +115,42 @@ class GramNewtonSchulz:
           ValueError: fewer than two axes.
         """
         check_matrix(x)
-        y = prepared(self, x)
+        return self._iterated(x, self.products)
+
+    def orthogonalize_blocks(self, x: jax.Array) -> jax.Array:
+        """Orthogonalizes one matrix in column blocks, ``(s, m, k)`` for m x sk.
+
+        The order of the columns, and so of the blocks, makes no difference.
+        """
+        return in_blocks(self, x, self._iterated)
+
+    def _iterated(self, x: jax.Array, products: Products) -> jax.Array:
+        y, r, inverse = started(self, x, products)
         # Sums are in float32; what goes into a product is in the dtype to compute in.
         wide = jnp.promote_types(y.dtype, jnp.float32)
-        short = min(y.shape[-2:])
-        eye = jnp.eye(short, dtype=wide)
-        eye = jnp.broadcast_to(eye, (*y.shape[:-2], short, short))
+        eye = jnp.broadcast_to(jnp.eye(r.shape[-1], dtype=wide), r.shape)
 
-        def times(p, q):
-            return multiply(p.astype(y.dtype), q.astype(y.dtype), self.precision)
+        def gram(y):
+            return products.gram(y, self.precision).astype(wide)
+
+        def plus(a, e, c, p, q):
+            p, q = p.astype(y.dtype), q.astype(y.dtype)
+            return products.polynomial(a, e, c, p, q, self.precision)
 
         def onto(q, y):
-            return apply(q.astype(y.dtype), y, self.precision)
+            return products.apply(q.astype(y.dtype), y, self.precision)
 
-        r, q = gram(y, self.precision).astype(wide), None
+        r, q = r.astype(wide), None
         for step, (a, b, c) in enumerate(rows_of(self)):
             if step in self.restarts and q is not None:
-                y = onto(q, y).astype(y.dtype)
-                r, q = gram(y, self.precision).astype(wide), None
-            z = b * r + c * times(r, r)
-            q = a * eye + z if q is None else a * q + times(q, z)
+                y = (onto(q, y) * inverse).astype(y.dtype)
+                r, q, inverse = gram(y), None, jnp.ones_like(inverse)
+            z = plus(b, r, c, r, r)
+            q = a * eye + z if q is None else plus(a, q, 1, q, z)
             if step + 1 < self.steps and step + 1 not in self.restarts:
-                s = a * r + times(r, z)
-                r = a * s + times(z, s)
-        return onto(q, y).astype(x.dtype)
+                s = plus(a, r, 1, r, z)
+                r = plus(a, s, 1, z, s)
+        return (onto(q, y) * inverse).astype(x.dtype)
 
     def flops(self, m: int, n: int) -> int:
         """Floating-point operations for one real m x n matrix."""

@@ -9,6 +9,7 @@ References:
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,8 +17,15 @@ import jax.numpy as jnp
 
 from optax_ortho.checks import check_number, refuse_array
 from optax_ortho.orthogonalizers.coefficients import Coefficients, Row
-from optax_ortho.orthogonalizers.prescale import Prescale, frobenius, normalized
-from optax_ortho.orthogonalizers.products import apply, gram, multiply
+from optax_ortho.orthogonalizers.prescale import (
+    FROM_SQUARES,
+    Prescale,
+    frobenius,
+    inverse_of,
+    near_unit,
+    normalized,
+)
+from optax_ortho.orthogonalizers.products import InBlocks, Products
 from optax_ortho.orthogonalizers.tables import COEFFICIENTS, KELLER_JORDAN
 
 
@@ -43,6 +51,7 @@ class NewtonSchulz:
         do (1e-7 or 1e-8). It gives up the freedom of scale.
       prescale: the norm; see `optax_ortho.orthogonalizers.frobenius`.
       unsafe: take a table that its certificate does not call safe.
+      products: who multiplies; see `optax_ortho.orthogonalizers.kernels`.
 
     Raises:
       ValueError: an unknown name, a number out of range, or an unsafe table.
@@ -61,6 +70,7 @@ class NewtonSchulz:
     eps: float = 0.0
     prescale: Prescale = frobenius
     unsafe: bool = False
+    products: Products = Products()
 
     def __post_init__(self):
         complete(self)
@@ -72,16 +82,24 @@ class NewtonSchulz:
           ValueError: fewer than two axes.
         """
         check_matrix(x)
-        y = prepared(self, x)
+        return self._iterated(x, self.products)
+
+    def orthogonalize_blocks(self, x: jax.Array) -> jax.Array:
+        """Orthogonalizes one matrix in column blocks, ``(s, m, k)`` for m x sk.
+
+        The order of the columns, and so of the blocks, makes no difference.
+        """
+        return in_blocks(self, x, self._iterated)
+
+    def _iterated(self, x: jax.Array, products: Products) -> jax.Array:
+        y, p, inverse = started(self, x, products)
         # Not in half precision, which would round the coefficients too.
         wide = jnp.promote_types(y.dtype, jnp.float32)
-        for a, b, c in rows_of(self):
-            p = gram(y, self.precision)
-            q = b * p.astype(wide)
-            if c != 0:
-                q += c * multiply(p, p, self.precision)
-            q = q.astype(y.dtype)
-            y = (a * y.astype(wide) + apply(q, y, self.precision)).astype(y.dtype)
+        for i, (a, b, c) in enumerate(rows_of(self)):
+            p = products.gram(y, self.precision) if i else p
+            q = products.polynomial(b, p, c, p, p, self.precision)
+            y_wide = a * y.astype(wide) + products.apply(q, y, self.precision)
+            y = (y_wide if i else y_wide * inverse).astype(y.dtype)
         return y.astype(x.dtype)
 
     def flops(self, m: int, n: int) -> int:
@@ -96,8 +114,14 @@ def complete(iteration: Any) -> None:
 
     Raises:
       ValueError: an unknown name, a number out of range, or an unsafe table.
+      TypeError: `products` that are none.
     """
     name = type(iteration).__name__
+    if not isinstance(iteration.products, Products):
+        raise TypeError(
+            f"{name}: products is an object such as kernels.Mosaic(), got "
+            f"{iteration.products!r}."
+        )
     table = iteration.coefficients
     refuse_array("coefficients", table)
     if isinstance(table, str):
@@ -140,15 +164,52 @@ def rows_of(iteration: Any) -> tuple[Row, ...]:
     return iteration.coefficients.for_steps(iteration.steps)
 
 
-def prepared(iteration: Any, x: jax.Array) -> jax.Array:
-    """A matrix divided by its norm, in the dtype to compute in."""
-    dtype = iteration.dtype
-    if dtype is None:
-        dtype = jnp.promote_types(x.dtype, jnp.float32)
-    elif jnp.iscomplexobj(x):
+def started(
+    iteration: Any, x: jax.Array, products: Products
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What an iteration starts with.
+
+    Args:
+      iteration: its dtype, precision, prescaling and eps.
+      x: ``(..., m, n)``, or ``(s, m, k)`` for products in blocks.
+      products: who multiplies.
+
+    Returns:
+      The matrix Y in the dtype to compute in, the Gram matrix of Y over its norm, and
+      one over the norm, which the first step is to be multiplied by. The norm is taken
+      from the trace of the Gram matrix where that is enough.
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = wide if iteration.dtype is None else iteration.dtype
+    if jnp.iscomplexobj(x):
         dtype = jnp.promote_types(dtype, jnp.complex64)
-    bound = iteration.coefficients.bound
-    return normalized(x, iteration.prescale, iteration.eps, bound, dtype)
+    bound, eps = iteration.coefficients.bound, iteration.eps
+    of_squares = FROM_SQUARES.get(iteration.prescale)
+    if of_squares is None or jnp.finfo(dtype).maxexp < jnp.finfo(jnp.float32).maxexp:
+        y = normalized(x, iteration.prescale, eps, bound, dtype)
+        return y, products.gram(y, iteration.precision), jnp.ones([1] * x.ndim)
+    axes = (-3, -2, -1) if isinstance(products, InBlocks) else (-2, -1)
+    y, power = near_unit(x.astype(wide), axes)
+    y = y.astype(dtype)
+    gram = products.gram(y, iteration.precision)
+    squares = jnp.trace(gram.real.astype(power.dtype), axis1=-2, axis2=-1)
+    squares = squares.reshape(power.shape)
+    inverse = inverse_of(bound * of_squares(squares, eps * power / bound))
+    of_gram = inverse.reshape((*gram.shape[:-2], 1, 1))
+    gram = (gram.astype(wide) * of_gram * of_gram).astype(gram.dtype)
+    return y, gram, inverse
+
+
+def in_blocks(iteration: Any, x: jax.Array, iterated: Callable) -> jax.Array:
+    """An iteration of ``(s, m, k)`` blocks, joined first where that is needed."""
+    s, m, k = x.shape
+    if s == 1:
+        return iteration.orthogonalize(x[0])[None]
+    by_xla = type(iteration.products) is Products
+    if by_xla and m <= s * k and iteration.prescale in FROM_SQUARES:
+        return iterated(x, InBlocks())
+    whole = x.transpose((1, 0, 2)).reshape((m, s * k))
+    return iteration.orthogonalize(whole).reshape((m, s, k)).transpose((1, 0, 2))
 
 
 def check_matrix(x: jax.Array) -> None:

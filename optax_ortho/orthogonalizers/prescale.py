@@ -122,6 +122,34 @@ def to_unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x * power, power
 
 
+def near_unit(x: jax.Array, axes: tuple[int, ...] = (-2, -1)) -> Any:
+    """`to_unit` by a few projections, for what tolerates entries from 2^-30 to 2^30.
+
+    Each row is projected on eight fixed vectors, cosines of incommensurable
+    frequencies, and the largest projection is brought near 1. It lies between the
+    largest entry and a small part of it, of which the n-th is typical. On a TPU such a
+    product is nearly free beside a Gram matrix, and a maximum over all entries is not.
+
+    Args:
+      x: ``(..., m, n)``.
+      axes: of one matrix; ``(-3, -2, -1)`` for ``(s, m, k)`` blocks of one.
+
+    Returns:
+      The scaled matrices, and the powers, with length 1 along `axes`.
+    """
+    real = jnp.finfo(x.dtype).dtype
+    n = x.shape[-1]
+    if x.size == 0:
+        shape = [1 if i - x.ndim in axes else k for i, k in enumerate(x.shape)]
+        return x, jnp.ones(shape, real)
+    angles = jnp.arange(n, dtype=real)[:, None] * jnp.arange(1, 9, dtype=real)[None, :]
+    projections = jnp.matmul(x, (jnp.cos(angles) / n).astype(x.dtype))
+    size = jnp.abs(projections.real) + jnp.abs(projections.imag)
+    largest = lax.stop_gradient(size.max(axes, keepdims=True))
+    power = _inverse_power_of_two(largest)
+    return x * power, power
+
+
 def is_tall(x: jax.Array) -> bool:
     """Whether the Gram matrix of the columns is the smaller one."""
     return x.shape[-2] > x.shape[-1]
@@ -156,6 +184,19 @@ def _gram(x: jax.Array) -> jax.Array:
     return jnp.einsum("...ik,...jk->...ij", x, x.conj(), precision=highest)
 
 
+FROM_SQUARES = {
+    frobenius: lambda squares, eps: _sqrt(squares) + eps,
+    clamped_frobenius: lambda squares, eps: jnp.maximum(_sqrt(squares), eps),
+}
+"""Prescalings that need the sum of squares alone: the trace of the Gram matrix."""
+
+
+def inverse_of(divisor: jax.Array) -> jax.Array:
+    """One over a norm; zero for a zero matrix, which then stays zero."""
+    positive = divisor > 0
+    return jnp.where(positive, 1 / jnp.where(positive, divisor, 1), 0)
+
+
 def normalized(
     x: jax.Array, prescale: Prescale, eps: float, bound: float, dtype: Any
 ) -> jax.Array:
@@ -167,6 +208,4 @@ def normalized(
     wide = jnp.promote_types(x.dtype, jnp.float32)
     x, power = to_unit(x.astype(wide))
     divisor = bound * prescale(x, eps * power / bound)
-    positive = divisor > 0
-    inverse = jnp.where(positive, 1 / jnp.where(positive, divisor, 1), 0)
-    return (x * inverse).astype(dtype)
+    return (x * inverse_of(divisor)).astype(dtype)
