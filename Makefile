@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m examples.train_gpt $(ARGS)
@@ -19,6 +19,13 @@ lint: $(VENV)/ready-lint
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# A few minutes. The rows of a TPU need its compiler, libtpu, in $(VENV).
+bench: $(VENV)/ready
+	$(BIN)/python -m benchmarks.step
+	if $(BIN)/python -c 'import libtpu' 2> /dev/null; then \
+	  $(BIN)/python -m benchmarks.scale --meshes v5e:2x4/fsdp --output runs/scale.json; \
+	else echo 'No TPU compiler: $(BIN)/pip install -c constraints.txt libtpu'; fi
 
 clean:
 	rm -rf $(VENV) build dist runs .pytest_cache .ruff_cache .hypothesis

@@ -15,11 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import insert
+
 ROOT = Path(__file__).parents[1]
 STEP = ROOT / "benchmarks/results/step.json"
 TRAIN = ROOT / "benchmarks/results/train.json"
 PAGE = ROOT / "docs/choose.md"
-BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 
 
 def kept(record: dict[str, Any]) -> dict[str, Any]:
@@ -64,9 +65,7 @@ def page(text: str) -> str:
     """The page with the table of the kept figures in it."""
     train = json.loads(TRAIN.read_text())["results"]
     step = json.loads(STEP.read_text())["results"]
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table(train, step)}\n{END}{after}"
+    return insert(text, "figures", f"\n\n{table(train, step)}\n")
 
 
 def main() -> None:

@@ -3,12 +3,13 @@
     python -m benchmarks.step
     python -m benchmarks.step --layers 24 --repeats 1
     python -m benchmarks.step --optimizers muon normuon namo root
+    python -m benchmarks.step --optimizers contrib_muon muon torch_muon
 
 The tree is GPT-2's hidden matrices: a fused QKV, a projection and two MLP kernels a
 layer. All optimizers get the same gradients, with labels made by hand. They take turns,
 so that whatever else the machine does slows them alike; the step time is the least of
 all turns. Compile time is that of XLA alone, tracing stands beside it. In brackets: the
-ratio to the first optimizer.
+ratio to the first optimizer. `peers` are shown where they are installed.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import numpy as np
 import optax
 
 import optax_ortho
+from benchmarks.peers import PEERS, prepare
 
 
 def gpt2_shapes(layers: int, width: int) -> dict[str, tuple[int, int]]:
@@ -113,9 +115,11 @@ def measure(
         layer: {"a": normal(shape[:1]), "g": normal(shape[1:])}
         for layer, shape in shapes.items()
     }
-    results: dict[str, dict] = {}
+    results: dict[str, dict] = {name: {} for name in names}
     compiled = {}
     for name in names:
+        if name in PEERS:
+            continue
         tx = CONTENDERS[name].make([f"{layer}/kernel" for layer in shapes])
         tx = optax.with_extra_args_support(tx)
 
@@ -140,7 +144,15 @@ def measure(
             "residual": float(np.mean([residual(update) for update in moved])),
             "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
         }
+    peers = {}
+    for name in names:
+        if name in PEERS and PEERS[name].is_installed():
+            peers[name], results[name] = _peer(name, params, gradients)
     for _ in range(repeats):
+        for name, peers_step in peers.items():
+            started = time.perf_counter()
+            peers_step()
+            results[name]["step_s"].append(time.perf_counter() - started)
         for name, (program, state) in compiled.items():
             period = CONTENDERS[name].period
             started = time.perf_counter()
@@ -150,6 +162,19 @@ def measure(
             results[name]["step_s"].append((time.perf_counter() - started) / period)
             compiled[name] = program, state
     return results
+
+
+def _peer(name: str, params: dict, gradients: dict) -> tuple[Callable, dict]:
+    """The step of a peer that is installed, and its figures so far."""
+    arrays = [[np.asarray(x) for x in jax.tree.leaves(t)] for t in (params, gradients)]
+    prepared = prepare(name, *arrays)
+    figures = {
+        "step_s": [],
+        "residual": float(np.mean([residual(update) for update in prepared.moved])),
+        "state_bytes": prepared.state_bytes,
+        "versions": prepared.versions,
+    }
+    return prepared.step, figures
 
 
 def report(results: dict[str, dict]) -> str:
@@ -162,12 +187,18 @@ def report(results: dict[str, dict]) -> str:
         "state MB": lambda r: r["state_bytes"] / 1e6,
     }
     rows = [f"{'':22}" + "".join(f"{title:>18}" for title in columns)]
-    first = next(iter(results.values()))
+    first = next(result for result in results.values() if result)
     for name, result in results.items():
+        if not result:
+            rows.append(f"{name:22}  {PEERS[name].package} is not installed")
+            continue
         cells = []
         for figure in columns.values():
-            ratio = figure(result) / figure(first)
-            cells.append(f"{figure(result):.4g} ({ratio:.2f})")
+            try:
+                value = figure(result)
+                cells.append(f"{value:.4g} ({value / figure(first):.2f})")
+            except KeyError:  # A peer compiles nothing.
+                cells.append("–")
         rows.append(f"{name:22}" + "".join(f"{cell:>18}" for cell in cells))
     return "\n".join(rows)
 
@@ -178,7 +209,7 @@ def main() -> None:
     add(
         "--optimizers",
         nargs="+",
-        choices=["all", *CONTENDERS],
+        choices=["all", *CONTENDERS, *PEERS],
         default=["contrib_muon", "muon"],
     )
     add("--layers", type=int, default=6)

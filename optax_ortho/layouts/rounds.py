@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from optax_ortho.layouts.exchange import Work, run_round
 from optax_ortho.layouts.pieces import block_shapes, put_together, take_apart
@@ -45,7 +46,7 @@ def run_rounds(
     kinds = [kind_of(leaf, mesh, True) for leaf in leaves]
     orders = [order_of(leaf, mesh) for leaf in leaves]
     pieces = [
-        [take_apart(x, order, kind) for x in arrays]
+        [take_apart(_as_it_lies(x.astype(work.wire)), order, kind) for x in arrays]
         for order, kind, *arrays in zip(orders, kinds, *columns, strict=True)
     ]
     found: list[dict[int, Sequence[jax.Array]]] = [{} for _ in leaves]
@@ -151,3 +152,12 @@ def _repeated(
 
 def _concatenated(parts: Sequence[jax.Array]) -> jax.Array:
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+
+def _as_it_lies(x: jax.Array) -> jax.Array:
+    """Keeps a layout from spreading to what an array is computed of.
+
+    Where a piece is transposed for its owner, XLA would rather compute the momentum
+    transposed, and copy all of it back at the end: 268 MB for a Llama 1B on 8 chips.
+    """
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))

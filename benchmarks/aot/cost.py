@@ -1,0 +1,141 @@
+"""What one run of a compiled program costs a device, read from its text.
+
+Loops count as often as they run, of a conditional the costliest branch counts, each
+figure by itself. Cycles are the TPU compiler's own estimates, which stand beside each
+fusion. They leave out collectives, asynchronous copies and Pallas kernels.
+
+Copies between HBM and VMEM have no cycles. Elsewhere they run beside the work; inside
+the branch of a conditional they cannot, and are a cost that the sum of cycles hides.
+Two bounds of their bytes are kept: of the copies that touch HBM, and of all, with those
+that only put pieces together within VMEM.
+"""
+
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+from benchmarks.aot.collectives import collective
+from benchmarks.aot.hlo import Computation, Instruction, arrays, parse, size
+from benchmarks.aot.loops import trips
+from benchmarks.aot.products import flops
+
+COPIES = ("copy", "copy-done", "slice-done")
+REGISTER = 4096  # Bytes; no more can be stored in one cycle.
+
+Tally = dict[Any, float]
+"""Figures by name; of collectives, by kind and name."""
+
+
+class Traffic(NamedTuple):
+    """The collectives of one kind."""
+
+    count: int
+    payload: float
+    wire: float
+
+
+class Cost(NamedTuple):
+    """Figures of one device.
+
+    Args:
+      traffic: its collectives by kind, bytes.
+      flops: of its matrix products.
+      cycles: estimated cycles.
+      copied: bytes copied inside conditional branches, both bounds.
+      instructions: in the program's text, those inside fusions too.
+      unknown_loops: loops counted once because their trips are not known.
+    """
+
+    traffic: dict[str, Traffic]
+    flops: int
+    cycles: int
+    copied: tuple[float, float]
+    instructions: int
+    unknown_loops: tuple[str, ...]
+
+
+def cost(text: str) -> Cost:
+    """The cost of an optimized program, from ``compiled.as_text()``."""
+    program = parse(text)
+    seen: dict[tuple, Tally] = {}
+    unknown: list[str] = []
+
+    def run(name: str, fused: bool = False, branch: bool = False) -> Tally:
+        """One run of a computation, inside a fusion or inside a branch or neither."""
+        where = name, fused, branch
+        if where not in seen:
+            total = seen[where] = defaultdict(float)
+            for i in program.computations[name].values():
+                for part in (own(i, *where), inner(i, *where)):
+                    for figure, value in part.items():
+                        total[figure] += value
+        return seen[where]
+
+    def own(i: Instruction, name: str, fused: bool, branch: bool) -> Tally:
+        computation = program.computations[name]
+        figures: Tally = {"flops": flops(i, computation)}
+        crossing = collective(i, computation, name, program.devices)
+        if crossing is not None:
+            figures[crossing.kind, "count"] = 1
+            figures[crossing.kind, "payload"] = crossing.payload
+            figures[crossing.kind, "wire"] = crossing.wire
+        if not fused:
+            cycles = figures["cycles"] = estimated_cycles(i)
+            moved = size(i.shape) if branch and i.opcode in COPIES else 0
+            if cycles < moved / REGISTER:
+                figures["copied"] = moved
+                figures["copied in HBM"] = moved * touches_hbm(i, computation)
+        return figures
+
+    def inner(i: Instruction, name: str, fused: bool, branch: bool) -> Tally:
+        """What the computations that an instruction calls cost."""
+        match i.opcode:
+            case "while":
+                times = trips(program, program.computations[name], i)
+                if times is None:
+                    unknown.append(i.name)
+                    times = 1
+                body = run(i.called("body")[0], branch=branch)
+                return {figure: times * value for figure, value in body.items()}
+            case "conditional":
+                keys = "branch_computations|true_computation|false_computation"
+                parts = [run(one, branch=True) for one in i.called(keys)]
+                return {
+                    figure: max(part.get(figure, 0) for part in parts)
+                    for figure in set().union(*parts)
+                }
+            case "fusion":
+                return run(i.called("calls")[0], fused=True)
+            case "call" | "async-start":
+                return run(i.called("to_apply|calls")[0], branch=branch)
+        return {}
+
+    total = run(program.entry)
+    kinds = sorted(key[0] for key in total if key[1:] == ("count",))
+    return Cost(
+        {
+            kind: Traffic(
+                int(total[kind, "count"]),
+                *(total[kind, x] for x in ("payload", "wire")),
+            )
+            for kind in kinds
+        },
+        int(total["flops"]),
+        int(total["cycles"]),
+        (total["copied in HBM"], total["copied"]),
+        sum(map(len, program.computations.values())),
+        tuple(unknown),
+    )
+
+
+def estimated_cycles(i: Instruction) -> int:
+    return int(i.attribute(r'"estimated_cycles":"(\d+)"') or 0)
+
+
+def touches_hbm(i: Instruction, computation: Computation) -> bool:
+    """Whether a copy reads or writes the memory that has no number, HBM."""
+    source = computation[i.operands[0]].shape
+    if i.opcode == "copy":
+        ends = arrays(source)[:1] + arrays(i.shape)
+    else:  # The operand is a start, whose shape names both ends first.
+        ends = arrays(source)[:2]
+    return any("S(" not in layout for _, _, layout in ends)

@@ -1,0 +1,24 @@
+"""What does one step cost on eight H100? Compiled ahead of time; no GPU is needed.
+
+    python -m benchmarks.gpu
+    python -m benchmarks.gpu --full
+
+As `benchmarks.scale`, through XLA's compiler for GPUs. It gives no cycles and does not
+tell the size of the program; autotuning, which needs the device, is left out.
+"""
+
+from pathlib import Path
+
+from benchmarks.aot.command import Choice, run
+from benchmarks.aot.contenders import LAYOUTS
+
+RESULTS = Path(__file__).parent / "results/gpu.json"
+QUICK = Choice(
+    ["gpt2"],
+    ["h100:8/replicated", "h100:8/fsdp", "h100:8/fsdp_tp"],
+    ["contrib_muon", *(f"muon/{layout}" for layout in LAYOUTS)],
+)
+FULL = QUICK._replace(trees=["gpt2", "llama", "scanned"])
+
+if __name__ == "__main__":
+    run("benchmarks.gpu", "jax-cuda12-plugin", "aot-gpu", RESULTS, QUICK, FULL)
