@@ -4,6 +4,7 @@ gradient -> momentum -> orthogonalize -> normalize / clamp -> trust-region scale
 """
 
 from optax_ortho import bases as bases
+from optax_ortho import checkpoints as checkpoints
 from optax_ortho import kronecker as kronecker
 from optax_ortho import layouts as layouts
 from optax_ortho import momentum as momentum
@@ -56,6 +57,7 @@ from optax_ortho.optimizers.normuon import scale_by_normuon as scale_by_normuon
 from optax_ortho.optimizers.root import root as root
 from optax_ortho.optimizers.root import scale_by_root as scale_by_root
 from optax_ortho.orthogonalizers import orthogonalize as orthogonalize
+from optax_ortho.planning import plan as plan
 from optax_ortho.report import diagnostics as diagnostics
 from optax_ortho.report import summary as summary
 from optax_ortho.statistics import (
@@ -76,6 +78,7 @@ __all__ = [
     "aro",
     "auon",
     "bases",
+    "checkpoints",
     "diagnostics",
     "dion",
     "fismo",
@@ -95,6 +98,7 @@ __all__ = [
     "ortho_chain",
     "orthogonalize",
     "orthogonalizers",
+    "plan",
     "root",
     "scale_by_adaptive_memory_muon",
     "scale_by_am_adamw",

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optax_ortho.inputs import checked
 from optax_ortho.matrices import AxesOf, axes_at, path_of
 
 
@@ -33,6 +34,8 @@ def guard(
 ) -> optax.GradientTransformationExtraArgs:
     """Keeps non-finite gradients out of a transformation.
 
+    Gradients that do not fit the parameters are refused, see `optax_ortho.inputs`.
+
     Args:
       inner: what to guard.
       nonfinite: ``"skip_matrix"`` skips each matrix, or other leaf, that has a bad
@@ -43,10 +46,12 @@ def guard(
         layer of a stack can be skipped alone. A fused leaf is skipped as a whole.
 
     Returns:
-      The guarded transformation, with a `GuardState`; `inner` itself for ``"off"``.
+      The guarded transformation, with a `GuardState`; for ``"off"`` with the state of
+      `inner`.
 
     Raises:
-      ValueError: an unknown `nonfinite`.
+      ValueError: an unknown `nonfinite`, or at update a gradient of another tree.
+      TypeError: at update a gradient that is not floating.
 
     Examples:
       >>> tx = guard(optax.trace(0.9), "skip_matrix")
@@ -62,7 +67,7 @@ def guard(
         )
     inner = optax.with_extra_args_support(inner)
     if nonfinite == "off":
-        return inner
+        return checked(inner)
 
     def is_good(keys, leaf):
         stacked = batch_axes(path_of(keys), leaf)
@@ -88,7 +93,7 @@ def guard(
         updates, inner_state = inner.update(updates, state.inner, params, **extra)
         return _zero_unless(good, updates), GuardState(skipped, inner_state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return checked(optax.GradientTransformationExtraArgs(init, update))
 
 
 def stacked_axes(axes: AxesOf) -> BatchAxesOf:

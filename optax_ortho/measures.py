@@ -50,3 +50,82 @@ def _rms(tree: Any) -> jax.Array:
     leaves = jax.tree.leaves(tree)
     squares = [jnp.sum(jnp.abs(x.astype(jnp.float32)) ** 2) for x in leaves]
     return jnp.sqrt(sum(squares) / max(sum(x.size for x in leaves), 1))
+
+
+class SpectrumState(NamedTuple):
+    """The worst figures of the last step's matrices, and what was measured.
+
+    Attributes:
+      orthogonality_residual: the largest ``|O^T O - I| / sqrt(rank)`` in the Frobenius
+        norm, for O the direction scaled to a mean square singular value of 1.
+      dual_alignment: the smallest ``<G, O> / (nuclear norm of G * spectral norm of O)``
+        for the gradient G; 1 is steepest descent.
+      inner: the measured transformation's state.
+    """
+
+    orthogonality_residual: jax.Array
+    dual_alignment: jax.Array
+    inner: optax.OptState
+
+
+def measured_spectrum(
+    inner: optax.GradientTransformation, axes: Any, layout: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Keeps figures about singular values; it takes two decompositions a matrix.
+
+    Args:
+      inner: the transformation.
+      axes: the `MatrixAxes` of a leaf, from its path and the leaf.
+      layout: how the matrices are spread over devices.
+
+    Examples:
+      >>> from optax_ortho import layouts
+      >>> from optax_ortho.matrices import last_two
+      >>> tx = measured_spectrum(optax.identity(), last_two, layouts.local())
+      >>> x = 3 * jnp.eye(2)
+      >>> _, state = tx.update(x, tx.init(x))
+      >>> print(state.orthogonality_residual, state.dual_alignment)
+      0.0 1.0
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params):
+        zero = jnp.zeros([], jnp.float32)
+        return SpectrumState(zero, jnp.ones([], jnp.float32), inner.init(params))
+
+    def update(updates, state, params=None, **extra):
+        new, inner_state = inner.update(updates, state.inner, params, **extra)
+        figures = jax.tree.leaves(
+            layout.map(_spectrum, axes, updates, new),
+            is_leaf=lambda node: isinstance(node, _Spectrum),
+        )
+        residuals = [x.residual.max(initial=0) for x in figures]
+        alignments = [x.alignment.min(initial=1) for x in figures]
+        worst = jnp.stack([jnp.zeros([]), *residuals]).max().astype(jnp.float32)
+        least = jnp.stack([jnp.ones([]), *alignments]).min().astype(jnp.float32)
+        return new, SpectrumState(worst, least, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class _Spectrum(NamedTuple):
+    """A layout gives back matrices, so each figure fills one."""
+
+    residual: jax.Array
+    alignment: jax.Array
+
+
+def _spectrum(g: jax.Array, o: jax.Array) -> _Spectrum:
+    g, o = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (g, o))
+    values = jnp.linalg.svd(o, compute_uv=False)
+    nuclear = jnp.linalg.svd(g, compute_uv=False).sum()
+    square = jnp.mean(values**2)
+    is_skipped = (square == 0) | (nuclear == 0)
+    square, nuclear = (jnp.where(is_skipped, 1, x) for x in (square, nuclear))
+    residual = jnp.sqrt(jnp.mean((values**2 / square - 1) ** 2))
+    largest = jnp.where(is_skipped, 1, values.max(initial=0))
+    alignment = jnp.sum(jnp.real(g.conj() * o)) / (nuclear * largest)
+    return _Spectrum(
+        jnp.full(o.shape, jnp.where(is_skipped, 0, residual)),
+        jnp.full(o.shape, jnp.where(is_skipped, 1, alignment)),
+    )

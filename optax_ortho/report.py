@@ -12,7 +12,7 @@ import optax
 
 from optax_ortho.guard import GuardState
 from optax_ortho.labels import UNDECIDED, words
-from optax_ortho.measures import MeasuredState
+from optax_ortho.measures import MeasuredState, SpectrumState
 from optax_ortho.optimizers._recipe import Group, RecipeState
 from optax_ortho.orthogonalizers.transform import Orthogonalized
 from optax_ortho.recording import recording
@@ -23,6 +23,7 @@ NODES = (
     GuardState,
     RecipeState,
     MeasuredState,
+    SpectrumState,
     SoftmaxRadiusState,
     ConfidenceRadiusState,
 )
@@ -114,9 +115,10 @@ def diagnostics(state: optax.OptState) -> dict[str, Any]:
       ``skipped``, the matrices and other leaves skipped so far for a non-finite
       gradient; ``steps``; and with ``diagnostics=True`` in the recipe ``gradient_rms``
       and ``update_rms`` of the last step's matrices, the latter per unit of learning
-      rate; and after `trust_region.softmax_radius` ``radius_ratio`` and
-      ``radius_scale``. Of several optimizers, the counts are of the first and the
-      figures of the last.
+      rate; with ``diagnostics="spectrum"`` the largest ``orthogonality_residual`` and
+      the smallest ``dual_alignment`` of the matrices; and after
+      `trust_region.softmax_radius` ``radius_ratio`` and ``radius_scale``. Of several
+      optimizers, the counts are of the first and the figures of the last.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -138,6 +140,9 @@ def diagnostics(state: optax.OptState) -> dict[str, Any]:
             case MeasuredState():
                 figures["gradient_rms"] = node.gradient_rms
                 figures["update_rms"] = node.update_rms
+            case SpectrumState():
+                figures["orthogonality_residual"] = node.orthogonality_residual
+                figures["dual_alignment"] = node.dual_alignment
             case SoftmaxRadiusState() | ConfidenceRadiusState():
                 figures.update(node._asdict())
     return figures
@@ -227,6 +232,7 @@ def _before_guard(function: Callable) -> set[str]:
     update functions.
     """
     seen: set[str] = set()
+    visited: set[int] = set()
 
     def walk(value: Any) -> bool:
         """Whether the guard was reached."""
@@ -240,6 +246,9 @@ def _before_guard(function: Callable) -> set[str]:
             return walk(list(vars(value.__self__).values()))
         if not callable(value) or not hasattr(value, "__closure__"):
             return False
+        if id(value) in visited:  # A function may hold itself.
+            return False
+        visited.add(id(value))
         factory = value.__qualname__.split(".")[0]
         if factory in ("guard", "matrices_else_fallback"):
             return True

@@ -13,12 +13,12 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # The lowest first; a module imports from its own package and from lower rows.
 LAYERS = (
     ("checks", "recording", "tables", "dtypes", "matrices"),
-    ("blocks", "layouts", "labels", "measures"),
+    ("blocks", "inputs", "layouts", "labels", "measures"),
     ("chain", "frames", "guard", "statistics"),
     ("momentum", "orthogonalizers", "normalizers", "trust_region"),
     ("bases", "kronecker"),
     ("optimizers",),
-    ("report", "testing"),
+    ("checkpoints", "planning", "report", "testing"),
     ("__init__",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -229,6 +229,33 @@ def test_figures_of_the_last_step():
     assert figures["update_rms"] == pytest.approx(rms, rel=1e-5)
 
 
+def test_figures_of_the_spectrum():
+    orthogonal = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]
+    params = {"kernel": jnp.asarray(orthogonal, jnp.float32)}
+    tx = optax_ortho.muon(0.1, diagnostics="spectrum", labels={"kernel": "matrix"})
+    _, state = jax.jit(tx.update)(params, tx.init(params), params)
+    figures = diagnostics(state)
+    # An orthogonal matrix has equal singular values, which five steps keep equal.
+    assert figures["orthogonality_residual"] < 1e-5
+    assert figures["dual_alignment"] == pytest.approx(1, rel=1e-5)
+    bent = {"kernel": params["kernel"].at[0].multiply(0.1)}
+    updates, state = jax.jit(tx.update)(bent, tx.init(params), params)
+    step, gradient = -np.asarray(updates["kernel"]), np.asarray(bent["kernel"])
+    values = np.linalg.svd(step, compute_uv=False)
+    residual = np.sqrt(np.mean((values**2 / np.mean(values**2) - 1) ** 2))
+    nuclear = np.linalg.svd(gradient, compute_uv=False).sum()
+    alignment = np.sum(step * gradient) / (nuclear * values.max())
+    figures = diagnostics(state)
+    assert figures["orthogonality_residual"] == pytest.approx(residual, rel=1e-3)
+    assert figures["dual_alignment"] == pytest.approx(alignment, rel=1e-5)
+    assert residual > 0.05 and alignment < 0.999
+
+
+def test_an_unknown_kind_of_diagnostics_is_refused():
+    with pytest.raises(ValueError, match="'spectral'"):
+        optax_ortho.muon(0.1, diagnostics="spectral")
+
+
 def test_without_diagnostics_there_are_only_counts():
     assert set(diagnostics(our_muon().init(PARAMS))) == {"skipped", "steps"}
 

@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,32 +25,7 @@ from optax_ortho.layouts.pieces import (
     untiled,
 )
 from optax_ortho.layouts.plan import Kind, MeshShape, Round, Unit
-
-
-class Work(NamedTuple):
-    """What is done with one matrix, and how its operands and results travel.
-
-    Attributes:
-      f: takes the blocks of each operand, the state of each block and the kind, and
-        returns the blocks of each result and the new states.
-      in_blocks: instead, where it is known, a function of one matrix in column blocks,
-        ``(s, m, k)``, in any order of rows and columns.
-      operands: how many matrices it takes.
-      results: how many it returns.
-      groups: under what names the states of a kind's blocks are kept.
-      wire: the dtype of operands on their way.
-      wire_back: the dtype of results on their way.
-      at_once: how many elements of small matrices go through one program together.
-    """
-
-    f: Callable[[list, tuple, Kind], tuple[list, tuple]]
-    in_blocks: Callable[[jax.Array, Kind], jax.Array] | None
-    operands: int
-    results: int
-    groups: Callable[[Kind], Sequence[str]]
-    wire: Any
-    wire_back: Any
-    at_once: int
+from optax_ortho.layouts.work import Work
 
 
 def run_round(

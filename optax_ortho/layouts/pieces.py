@@ -86,7 +86,7 @@ def block_shapes(kind: Kind, mesh: MeshShape) -> list[tuple[int, int]]:
         parts = [(*full[:axis], n, *full[axis + 1 :]) for n in lengths]
     lead = kind.lead
     shapes = [(math.prod(part[:lead]), math.prod(part[lead:])) for part in parts]
-    return [shape[::-1] if kind.fan_out_leads else shape for shape in shapes]
+    return [(n, m) if kind.fan_out_leads else (m, n) for m, n in shapes]
 
 
 def blocks_of(kind: Kind, mesh: MeshShape) -> int:

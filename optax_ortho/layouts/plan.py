@@ -135,9 +135,9 @@ def route_of(leaf: Leaf, mesh: MeshShape) -> Route:
     """
     lead, trail = _sides(leaf, mesh)
     stacked = leaf.axes.batch(len(leaf.shape))
-    used = [_along(leaf, axes, mesh) for axes in (stacked, trail + lead)]
+    batch, matrix = (_along(leaf, axes, mesh) for axes in (stacked, trail + lead))
     real = [axis for axis in mesh if mesh[axis] > 1]
-    return Route(*used, tuple(a for a in real if a not in used[0] + used[1]))
+    return Route(batch, matrix, tuple(a for a in real if a not in batch + matrix))
 
 
 def order_of(leaf: Leaf, mesh: MeshShape) -> tuple[int, ...]:
@@ -170,8 +170,8 @@ def _sides(leaf: Leaf, mesh: MeshShape) -> tuple[tuple[int, ...], tuple[int, ...
     are the shorter leads, and an owner receives blocks of columns of a wide matrix; of
     a square one, the side along the first mesh axis, so that squares go with the rest.
     """
-    sides = leaf.axes.fan_in, leaf.axes.fan_out
-    along = [_along(leaf, side, mesh) for side in sides]
+    fan_in, fan_out = leaf.axes.fan_in, leaf.axes.fan_out
+    along = [_along(leaf, side, mesh) for side in (fan_in, fan_out)]
     lengths = leaf.axes.matrix_shape(leaf.shape)
     if not along[0] or not along[1]:
         swapped = bool(along[1])
@@ -180,7 +180,7 @@ def _sides(leaf: Leaf, mesh: MeshShape) -> tuple[tuple[int, ...], tuple[int, ...
         swapped = order.index(along[1][0]) < order.index(along[0][0])
     else:
         swapped = lengths[1] < lengths[0]
-    return sides[::-1] if swapped else sides
+    return (fan_out, fan_in) if swapped else (fan_in, fan_out)
 
 
 def _along(leaf: Leaf, axes: Sequence[int], mesh: MeshShape) -> Axes:

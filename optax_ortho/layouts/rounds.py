@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from optax_ortho.layouts.exchange import Work, run_round
-from optax_ortho.layouts.pieces import block_shapes, put_together, take_apart
+from optax_ortho.layouts.exchange import run_round
+from optax_ortho.layouts.pieces import put_together, take_apart
 from optax_ortho.layouts.plan import (
-    Kind,
     Leaf,
     MeshShape,
     Round,
@@ -20,6 +19,7 @@ from optax_ortho.layouts.plan import (
     local_shape,
     order_of,
 )
+from optax_ortho.layouts.work import Work, groups
 
 
 def run_rounds(
@@ -94,18 +94,6 @@ def slots(one: Round, mesh: MeshShape) -> collections.Counter:
         names = [name for unit in share for name in groups(unit.kind, mesh)]
         most |= collections.Counter(names)
     return collections.Counter({name: n * one.repeats for name, n in most.items()})
-
-
-def groups(kind: Kind, mesh: MeshShape) -> list[str]:
-    """The name under which the state of each block of a matrix is kept.
-
-    Examples:
-      >>> kind = Kind((4, 6), ((), ()), 1, False, None, ("bfloat16",))
-      >>> groups(kind, {})
-      ['4x6_bfloat16']
-    """
-    dtype = "" if kind.dtypes[0] == "float32" else f"_{kind.dtypes[0]}"
-    return [f"{m}x{n}{dtype}" for m, n in block_shapes(kind, mesh)]
 
 
 def _taken(one: Round) -> list[tuple[int, int, int]]:

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from optax_ortho.layouts.exchange import Work
 from optax_ortho.layouts.pieces import block_shapes
-from optax_ortho.layouts.plan import Kind, Leaf, Round, kind_of, local_shape, rounds
-from optax_ortho.layouts.rounds import groups, run_rounds, slots
+from optax_ortho.layouts.plan import Leaf, Round, kind_of, local_shape, rounds
+from optax_ortho.layouts.rounds import run_rounds, slots
+from optax_ortho.layouts.work import groups, work_of
 from optax_ortho.matrices import (
     AxesOf,
-    BlockOrthogonalizer,
+    MatrixAxes,
     Orthogonalizer,
     axes_at,
     path_of,
@@ -57,33 +57,22 @@ class Sharded:
         if not leaves:
             return operands[0] if state is None else (operands[0], state)
         mesh, equivariant = self.mesh.shape, isinstance(f, Orthogonalizer)
-        on_matrix = f.orthogonalize if equivariant else f
-        on_state = on_matrix if state is not None else _without_state(on_matrix)
-        structure, dtypes = self._results(on_state, leaves, state)
-        work = Work(
-            _on_blocks(on_state),
-            _in_blocks(f) if isinstance(f, BlockOrthogonalizer) else None,
-            len(columns),
-            structure.num_leaves,
-            lambda kind: () if state is None else groups(kind, mesh),
-            self._wire(dtype for leaf in leaves for dtype in leaf.dtypes[1:]),
-            self._wire(dtype for column in dtypes for dtype in column),
-            AT_ONCE,
-        )
+        work = work_of(f, leaves, mesh, state, self.wire_dtype, AT_ONCE)
         plan = self.plan(leaves, equivariant)
 
         def on_device(columns, state):
             found, state = run_rounds(work, plan, leaves, mesh, columns, state)
-            return [
+            typed = [
                 [y.astype(dtype) for y, dtype in zip(ys, column, strict=True)]
-                for ys, column in zip(found, dtypes, strict=True)
-            ], state
+                for ys, column in zip(found, work.dtypes, strict=True)
+            ]
+            return typed, state
 
-        specs = [self._placed(leaf.path).spec for leaf in leaves]
+        specs = [PartitionSpec(*leaf.spec) for leaf in leaves]
         owned = PartitionSpec(self.mesh.axis_names)
         run = self._on_mesh(on_device, ([specs] * len(columns), owned), (specs, owned))
         found, new = run(columns, {} if state is None else state)
-        tree = treedef.unflatten([structure.unflatten(ys) for ys in found])
+        tree = treedef.unflatten([work.structure.unflatten(ys) for ys in found])
         return tree if state is None else (tree, new)
 
     def init(self, f: Callable, axes: AxesOf, tree: Any) -> Any:
@@ -127,30 +116,45 @@ class Sharded:
         return rounds(leaves, self.mesh.shape, equivariant, AT_ONCE)
 
     def _placed(self, path: str) -> Placed:
-        if self.params is None:
-            return Placed((), "", PartitionSpec())
-        if path not in self.params:
+        if not self.params or path not in self.params:
             raise ValueError(
-                f"Leaf {path!r} is none of the {len(self.params)} parameters that the "
-                "layout was made for. Make it of the parameters you train: "
+                f"Leaf {path!r} is none of the {len(self.params or ())} parameters "
+                "that the layout was made for. Make it of those you train: "
                 "layouts.sharded(params)."
             )
         return self.params[path]
 
+    def leaf(self, path: str, axes: MatrixAxes, *dtypes: Any) -> Leaf:
+        """What a plan needs to know of a parameter.
+
+        Args:
+          path: its path.
+          axes: its matrix axes.
+          *dtypes: of what is worked on in its place.
+
+        Raises:
+          ValueError: there is no such parameter, or the axes do not fit it.
+        """
+        placed = self._placed(path)
+        spec = tuple(_axes(entry) for entry in placed.spec)
+        spec += ((),) * (len(placed.shape) - len(spec))
+        names = (placed.dtype, *(jnp.dtype(dtype).name for dtype in dtypes))
+        return Leaf(path, placed.shape, axes.resolve(placed.shape), spec, names)
+
     def _leaf(self, path: str, axes: AxesOf, *arrays: Any) -> Leaf:
-        """What a plan needs to know of a leaf.
+        """The leaf of some arrays.
 
         Raises:
           ValueError: the layout was made for other parameters.
         """
-        placed, first = self._placed(path), arrays[0]
+        first, dtypes = arrays[0], [x.dtype for x in arrays]
         if self.params is None:
-            placed = Placed(first.shape, first.dtype.name, PartitionSpec())
-        spec = tuple(_axes(entry) for entry in placed.spec)
-        spec += ((),) * (len(placed.shape) - len(spec))
+            spec = ((),) * first.ndim
+            names = (first.dtype.name, *(dtype.name for dtype in dtypes))
+            return Leaf(path, first.shape, axes_at(axes, path, first), spec, names)
+        placed = self._placed(path)
         like = jax.ShapeDtypeStruct(placed.shape, placed.dtype)
-        dtypes = (placed.dtype, *(x.dtype.name for x in arrays))
-        leaf = Leaf(path, placed.shape, axes_at(axes, path, like), spec, dtypes)
+        leaf = self.leaf(path, axes_at(axes, path, like), *dtypes)
         inside = self._is_manual()
         expected = local_shape(leaf, self.mesh.shape) if inside else placed.shape
         if first.shape != expected:
@@ -161,35 +165,6 @@ class Sharded:
                 "layouts.sharded(params)."
             )
         return leaf
-
-    def _results(self, f: Callable, leaves: Sequence[Leaf], state: Any) -> Any:
-        """The structure of what `f` returns, and the dtypes of each leaf's result."""
-        mesh = self.mesh.shape
-        kinds = [kind_of(leaf, mesh, False) for leaf in leaves]
-        found = {}
-        for kind in dict.fromkeys(kinds):
-            shape = block_shapes(kind, mesh)[0]
-            one = None
-            if state is not None:
-                one = jax.tree.map(
-                    lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype),
-                    state[groups(kind, mesh)[0]],
-                )
-            blocks = [jax.ShapeDtypeStruct(shape, dtype) for dtype in kind.dtypes[1:]]
-            found[kind], _ = jax.eval_shape(f, *blocks, one)
-        dtypes = [[y.dtype for y in jax.tree.leaves(found[kind])] for kind in kinds]
-        return jax.tree.structure(found[kinds[0]]), dtypes
-
-    def _wire(self, dtypes: Any) -> Any:
-        """The dtype in which arrays travel: the wire's, unless all are narrower."""
-        wire = jnp.dtype(self.wire_dtype)
-
-        def narrowed(dtype):
-            dtype = jnp.dtype(dtype)
-            wider = dtype.itemsize > wire.itemsize
-            return wire if wider and jnp.issubdtype(dtype, jnp.floating) else dtype
-
-        return jnp.result_type(*map(narrowed, dtypes))
 
     def _is_manual(self) -> bool:
         """Whether every mesh axis is one of an enclosing shard_map or pmap."""
@@ -213,8 +188,9 @@ def sharded(params: Any, wire_dtype: Any = jnp.bfloat16) -> Sharded:
     batch axes alone needs no exchange, and what is replicated is worked on once and
     gathered. States as large as a matrix stay with their owner.
 
-    It works under meshes with Auto and Explicit axes alike, and inside a
-    `jax.shard_map` over all axes of the mesh, where it gets each device's part.
+    It works under meshes with Auto and Explicit axes alike. Inside a `jax.shard_map`
+    over all axes of the mesh `map` takes each device's part; the other stages of a
+    recipe would take a part for the whole, so a recipe goes outside.
 
     Args:
       params: the parameters, arrays or `jax.ShapeDtypeStruct`, with a `NamedSharding`;
@@ -291,33 +267,6 @@ def replicated(
     """
     mesh = AbstractMesh((axis_size,), (axis_name,))
     return Sharded(mesh, None, jnp.dtype(wire_dtype))
-
-
-def _without_state(f: Callable) -> Callable:
-    return lambda *blocks: (f(*blocks[:-1]), None)
-
-
-def _on_blocks(f: Callable) -> Callable:
-    """A function of one matrix as one of all the blocks of a fused one."""
-
-    def on_blocks(operands, states, kind: Kind):
-        typed = [
-            [x.astype(dtype) for x in blocks]
-            for blocks, dtype in zip(operands, kind.dtypes[1:], strict=True)
-        ]
-        given = states or (None,) * len(typed[0])
-        pairs = [f(*xs) for xs in zip(*typed, given, strict=True)]
-        results = zip(*(jax.tree.leaves(y) for y, _ in pairs), strict=True)
-        return list(results), tuple(new for _, new in pairs) if states else ()
-
-    return on_blocks
-
-
-def _in_blocks(orthogonalizer: BlockOrthogonalizer) -> Callable:
-    def in_blocks(x, kind: Kind):
-        return orthogonalizer.orthogonalize_blocks(x.astype(kind.dtypes[1]))
-
-    return in_blocks
 
 
 def _axes(entry: Any) -> tuple[str, ...]:

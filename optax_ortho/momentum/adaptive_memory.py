@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from optax_ortho.blocks import init_blocks, map_blocks, quotient
 from optax_ortho.checks import check_number
@@ -178,6 +179,7 @@ def _sums(
 ) -> Sums:
     """The inner products of what is divided by the largest magnitude."""
     inverse = 1 / jnp.maximum(largest, jnp.finfo(jnp.float32).tiny)
+    inverse = lax.stop_gradient(inverse)  # beta does not depend on it.
     g, d = (_wide(x) * inverse.astype(_real(_wide(x))) for x in (g, d))
 
     def inner(x, y):

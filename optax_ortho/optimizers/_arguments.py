@@ -22,7 +22,7 @@ class Common(TypedDict, total=False):
     labels: Any
     layout: Any
     nonfinite: str
-    diagnostics: bool
+    diagnostics: bool | str
     fallback: optax.GradientTransformation | Mapping | None
     adamw_learning_rate: optax.ScalarOrSchedule | None
     adamw_b1: Any
@@ -56,7 +56,8 @@ DOCUMENTATION = """\
       layout: how the matrices are spread over devices; None is `layouts.local()`.
       nonfinite: what a NaN or infinity in a gradient does: "skip_matrix" skips that
         matrix (or other leaf), "skip_step" all of them, "off" lets it pass.
-      diagnostics: whether the state keeps figures for `optax_ortho.diagnostics`.
+      diagnostics: whether the state keeps figures for `optax_ortho.diagnostics`:
+        False, True, or "spectrum" for those that need singular values too.
       fallback: instead of AdamW, a transformation with its own learning rate, or a dict
         of them by role, where roles that are missing keep AdamW.
       adamw_learning_rate: AdamW's rate or schedule; None is `learning_rate`.
@@ -65,6 +66,36 @@ DOCUMENTATION = """\
       adamw_eps: added to the root of AdamW's second moment.
       adamw_weight_decay: decoupled decay of AdamW's leaves.
 """
+
+
+class Made(optax.GradientTransformationExtraArgs):
+    """A transformation that remembers how it was made, so it can be pickled."""
+
+    def __reduce__(self):
+        return _make, self.__dict__["made_from"]
+
+
+def _make(factory: Callable, args: tuple, kwargs: dict) -> Any:
+    return factory(*args, **kwargs)
+
+
+def picklable(factory: Factory) -> Factory:
+    """Lets what a factory makes be pickled, if its arguments can be.
+
+    Args:
+      factory: a function of a module, which pickle finds by its name.
+
+    Returns:
+      The factory; what it makes is pickled as a call of it.
+    """
+
+    @functools.wraps(factory)
+    def remembering(*args, **kwargs):
+        made = Made(*factory(*args, **kwargs))
+        made.__dict__["made_from"] = remembering, args, kwargs
+        return made
+
+    return cast(Factory, remembering)
 
 
 def recipe(factory: Factory) -> Factory:
@@ -94,6 +125,7 @@ def recipe(factory: Factory) -> Factory:
         return factory(*args, **kwargs)
 
     checked.__dict__["__signature__"] = signature
+    checked = picklable(checked)
     doc = factory.__doc__ or ""
     checked.__doc__ = doc.replace("\n    Returns:", f"{DOCUMENTATION}\n    Returns:", 1)
     return cast(Factory, checked)

@@ -15,11 +15,11 @@ import optax
 
 from optax_ortho import layouts
 from optax_ortho.checks import check_number, is_zero, refuse_array
-from optax_ortho.dtypes import keep_dtypes
+from optax_ortho.dtypes import bounded, keep_dtypes, widen_float16
 from optax_ortho.guard import guard
 from optax_ortho.labels import ROLES, Label, resolve
 from optax_ortho.matrices import AxesOf, path_of
-from optax_ortho.measures import measured
+from optax_ortho.measures import measured, measured_spectrum
 from optax_ortho.optimizers._arguments import DEFAULTS, Common
 from optax_ortho.recording import record
 
@@ -83,6 +83,11 @@ def matrices_else_fallback(
     check_number("adamw_eps", given["adamw_eps"])
     check_number("adamw_weight_decay", adamw_decay)
     check_number("weight_decay", weight_decay)
+    if given["diagnostics"] not in (False, True, "spectrum"):
+        raise ValueError(
+            "diagnostics must be False, True or 'spectrum', "
+            f"got {given['diagnostics']!r}."
+        )
     refuse_array("weight_decay_mask", mask)
     refuse_array("layout", given["layout"])
     labels = resolve(given["labels"])
@@ -92,8 +97,12 @@ def matrices_else_fallback(
     matrix = direction(labels.axes, layout)
     if given["diagnostics"]:
         matrix = measured(matrix)
+    if given["diagnostics"] == "spectrum":
+        matrix = measured_spectrum(matrix, labels.axes, layout)
+    b1, b2, eps = given["adamw_b1"], given["adamw_b2"], given["adamw_eps"]
     adamw = optax.chain(
-        optax.scale_by_adam(given["adamw_b1"], given["adamw_b2"], given["adamw_eps"]),
+        # Next to any square that counts 1e-30 is nothing, but its root has a slope.
+        widen_float16(bounded(optax.scale_by_adam(b1, b2, eps, eps_root=1e-30))),
         decoupled_decay(adamw_decay, mask),
         optax.scale_by_learning_rate(adamw_rate),
     )

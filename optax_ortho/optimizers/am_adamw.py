@@ -36,6 +36,8 @@ import optax
 from optax_ortho.blocks import quotient
 from optax_ortho.checks import check_number, is_zero, refuse_array
 from optax_ortho.guard import guard
+from optax_ortho.inputs import refuse_complex
+from optax_ortho.optimizers._arguments import picklable
 from optax_ortho.optimizers._whole_tree import decay_of, two_axes_or_more, whole_tree
 
 
@@ -108,6 +110,8 @@ def scale_by_am_adamw(
     decays = not is_zero(weight_decay)
 
     def init(params):
+        refuse_complex("am_adamw", params)
+
         def each(value):
             return jax.tree.map(lambda x: jnp.full([], value, jnp.float32), params)
 
@@ -184,6 +188,7 @@ def _spread(mask: Any, params: Any) -> Any:
     return jax.tree.map(lambda m, x: jax.tree.map(lambda _: m, x), mask, params)
 
 
+@picklable
 def am_adamw(
     learning_rate: optax.ScalarOrSchedule,
     b1_max: Any = 0.89,
@@ -217,7 +222,8 @@ def am_adamw(
 
     Raises:
       ValueError: an argument out of range.
-      TypeError: an array where `optax.inject_hyperparams` replaced a function.
+      TypeError: an array where `optax.inject_hyperparams` replaced a function, or at
+        init a complex leaf.
 
     Examples:
       >>> import optax_ortho

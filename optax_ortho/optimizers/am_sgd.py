@@ -26,6 +26,7 @@ import optax
 from optax_ortho.checks import refuse_array
 from optax_ortho.guard import guard
 from optax_ortho.momentum import adaptive_memory
+from optax_ortho.optimizers._arguments import picklable
 from optax_ortho.optimizers._whole_tree import decay_of, whole_tree
 
 
@@ -63,6 +64,7 @@ def scale_by_am_sgd(
     return guard(adaptive_memory(lam, beta_max, scope, mu_dtype), nonfinite)
 
 
+@picklable
 def am_sgd(
     learning_rate: optax.ScalarOrSchedule,
     lam: Any = 0.1,

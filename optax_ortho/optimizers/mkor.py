@@ -35,6 +35,7 @@ from optax_ortho.chain import OrthoState as MkorState  # noqa: F401 (its public 
 from optax_ortho.chain import ortho_chain
 from optax_ortho.checks import refuse_array
 from optax_ortho.guard import guard, stacked_axes
+from optax_ortho.inputs import refuse_complex
 from optax_ortho.kronecker import (
     LossRate,
     Rule,
@@ -112,6 +113,7 @@ def scale_by_mkor(
     refuse_array("mu_dtype", mu_dtype)
 
     def direction(tree):
+        refuse_complex("mkor", tree)
         layers = layers_of(tree, axes)
         preconditioned = precondition(
             rule,
@@ -185,7 +187,8 @@ def mkor(
     Raises:
       ValueError: an argument out of range; at init labels that do not fit the
         parameters; at update, statistics that are missing or do not fit.
-      TypeError: an array where `optax.inject_hyperparams` replaced a function.
+      TypeError: an array where `optax.inject_hyperparams` replaced a function, or at
+        init a complex leaf.
 
     Examples:
       >>> import jax.numpy as jnp

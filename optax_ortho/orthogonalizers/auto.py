@@ -39,7 +39,8 @@ class Auto:
     bfloat16 with two restarts takes 5.08, but lets singular values reach 1.21, so it is
     yours to choose.
 
-    The backend is the one that the program is compiled for, not the one at hand.
+    The backend is the one that the program is compiled for, not the one at hand. What
+    suits yours best is measured by ``python -m benchmarks.device``.
 
     Args:
       coefficients: a name in `COEFFICIENTS`, a `Coefficients`, or rows (a, b, c).

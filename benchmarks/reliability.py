@@ -1,0 +1,99 @@
+"""The bar of reliability: 25 rows, every optimizer, pass or fail with the figure.
+
+    python -m benchmarks.reliability
+    python -m benchmarks.reliability --optimizers muon optax.contrib.muon --rows B2 B16
+
+It runs the checks of `tests.reliability` on all optimizers, where the suite runs them
+on one, writes `benchmarks/results/reliability.json` after each, and at the end the
+table in `docs/reliability.md`. What is not asked for keeps its last result. All of it
+takes about half an hour on two cores.
+"""
+
+import argparse
+import json
+import os
+import time
+import warnings
+from pathlib import Path
+
+DEVICES = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
+
+import jax  # noqa: E402
+
+import optax_ortho  # noqa: E402
+from tests.reliability.bar import BAR, NotPromised  # noqa: E402
+from tests.reliability.subjects import OURS, PEER, Subject  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results" / "reliability.json"
+PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
+BEGIN, END = "<!-- begin table -->", "<!-- end table -->"
+
+
+def run(row: str, subject: Subject) -> dict:
+    """One cell of the table."""
+    started = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result, figure = "pass", BAR[row](subject)
+    except NotPromised as reason:
+        result, figure = "not promised", str(reason)
+    except Exception as error:
+        result, figure = "FAIL", f"{type(error).__name__}: {error}"[:400]
+    seconds = round(time.perf_counter() - started, 1)
+    return {"result": result, "figure": figure, "seconds": seconds}
+
+
+def table(cells: dict[str, dict[str, dict]]) -> str:
+    """Rows B1 to B25, a column an optimizer, in Markdown."""
+    names = [str(subject) for subject in [*OURS, PEER] if str(subject) in cells]
+    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for row, check in BAR.items():
+        shown = []
+        for name in names:
+            cell = cells[name].get(row)
+            shown.append("" if cell is None else show(cell))
+        title = (check.__doc__ or "").split("\n")[0].rstrip(".")
+        lines.append(f"| **{row}** {title} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def show(cell: dict) -> str:
+    figure = cell["figure"].replace("|", "/").replace("\n", " ")
+    figure = figure if len(figure) < 60 else figure[:57] + "..."
+    if cell["result"] == "not promised":
+        return f"– ({figure})"
+    return f"{cell['result']}: {figure}"
+
+
+def write_page(text: str) -> None:
+    page = PAGE.read_text()
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    names = [str(subject) for subject in [*OURS, PEER]]
+    parser.add_argument("--optimizers", nargs="+", choices=names, default=names)
+    parser.add_argument("--rows", nargs="+", choices=list(BAR), default=list(BAR))
+    options = parser.parse_args()
+    saved = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cells": {}}
+    cells = saved["cells"]
+    for subject in [*OURS, PEER]:
+        if str(subject) not in options.optimizers:
+            continue
+        for row in options.rows:
+            cell = run(row, subject)
+            cells.setdefault(str(subject), {})[row] = cell
+            print(f"{subject!s:22} {row:4} {show(cell)}", flush=True)
+        versions = {"optax_ortho": optax_ortho.__version__, "jax": jax.__version__}
+        RESULTS.write_text(json.dumps({**versions, "cells": cells}, indent=1) + "\n")
+        jax.clear_caches()
+    write_page(table(cells))
+
+
+if __name__ == "__main__":
+    main()

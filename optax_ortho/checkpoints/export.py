@@ -1,0 +1,41 @@
+"""States in `jax.export`."""
+
+from typing import Any
+
+import jax
+import jax.export
+
+
+def register_for_export(state: Any) -> None:
+    """Lets `jax.export` write down the NamedTuples of a state, ours and Optax's.
+
+    An exported step that takes or gives a state needs it, before ``serialize`` and, in
+    the program that reads it, before ``deserialize``. Types that are registered already
+    stay as they are.
+
+    Args:
+      state: a state, or what ``jax.eval_shape(tx.init, params)`` gives.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax_ortho
+      >>> tx, params = optax_ortho.muon(0.02), {"kernel": jnp.ones((4, 6))}
+      >>> register_for_export(jax.eval_shape(tx.init, params))
+    """
+    found: set[type] = set()
+
+    def visit(node: Any) -> bool:
+        if isinstance(node, tuple) and hasattr(node, "_fields"):
+            if type(node) in found:
+                return False
+            found.add(type(node))
+        return False
+
+    jax.tree.leaves(state, is_leaf=visit)
+    for kind in found:
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        try:
+            jax.export.register_namedtuple_serialization(kind, serialized_name=name)
+        except ValueError as error:
+            if "Duplicate" not in str(error):
+                raise

@@ -1,0 +1,81 @@
+"""A state as named arrays, the plainest checkpoint there is.
+
+Format 1: one entry a leaf, named by its path in the state, such as
+``inner/inner_states/matrix/inner_state/direction/momentum/mu/dense/kernel``, which has
+the leaf's own dtype and shape, and an entry ``format`` that holds 1. A path is the
+names of the fields of NamedTuples, keys and indices, joined by slashes. Whatever
+changes a path or a shape of a released optimizer's default state raises the number.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optax_ortho.inputs import misfit
+from optax_ortho.matrices import path_of
+
+FORMAT = 1
+
+
+def to_flat(state: Any) -> dict[str, np.ndarray]:
+    """A state's arrays by path, for `numpy.savez` or any other store of arrays.
+
+    Args:
+      state: the state of an optimizer.
+
+    Returns:
+      Arrays in the memory of the host, by path, and ``format``.
+
+    Examples:
+      >>> sorted(to_flat(optax.trace(0.9).init({"kernel": jnp.ones(2)})))
+      ['format', 'trace/kernel']
+    """
+    keyed = jax.tree_util.tree_leaves_with_path(state)
+    flat = {path_of(keys): np.asarray(leaf) for keys, leaf in keyed}
+    return {**flat, "format": np.asarray(FORMAT)}
+
+
+def from_flat(
+    tx: optax.GradientTransformation, params: Any, flat: Mapping[str, Any]
+) -> Any:
+    """The state that `to_flat` made flat.
+
+    Args:
+      tx: the optimizer.
+      params: its parameters, or `jax.ShapeDtypeStruct`s of them.
+      flat: what `to_flat` gave, or `numpy.load` of it with ``allow_pickle=False``.
+
+    Returns:
+      The state, on the default device.
+
+    Raises:
+      ValueError: another format, or arrays that do not fit the parameters.
+
+    Examples:
+      >>> tx, params = optax.trace(0.9), {"kernel": jnp.ones(2)}
+      >>> from_flat(tx, params, to_flat(tx.init(params)))
+      TraceState(trace={'kernel': Array([0., 0.], dtype=float32)})
+    """
+    arrays = {name: flat[name] for name in flat}
+    version = arrays.pop("format", None)
+    if version is None or int(version) != FORMAT:
+        raise ValueError(
+            f"The checkpoint has format {version}, this release reads {FORMAT}. Read "
+            "it with the release that wrote it, or convert it as CHANGELOG.md says."
+        )
+    planned = jax.eval_shape(tx.init, params)
+    problem = misfit(arrays, planned)
+    if problem:
+        raise ValueError(problem)
+
+    def load(keys, leaf):
+        array = np.asarray(arrays[path_of(keys)])
+        # numpy.save keeps the bytes of a bfloat16, but not its name.
+        array = array.view(leaf.dtype) if array.dtype.kind == "V" else array
+        return jnp.asarray(array, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(load, planned)
