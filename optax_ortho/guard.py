@@ -106,7 +106,7 @@ def _count_bad(good: list[jax.Array]) -> tuple[jax.Array, int]:
     total = sum(flag.size for flag in good)
     if not good:
         return jnp.zeros([], jnp.int32), total
-    numbers = [f.sum(dtype=jnp.int32) if f.size > 1 else f.squeeze() for f in good]
+    numbers = [f.sum(dtype=jnp.int32) if f.size != 1 else f.squeeze() for f in good]
     return total - jnp.stack(numbers).sum(dtype=jnp.int32), total
 
 

@@ -6,6 +6,7 @@ is stacked.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -206,12 +207,10 @@ def _in_turn(f: Callable, loads: list[Callable]) -> list:
     # The loop hands its indices back, in order. What reads the stack at an index that
     # the compiler does not know is one program for all; what reads it at 0, 1, 2, ...
     # is compiled as often, which on a CPU takes longer than all the rest.
-    return [
-        jax.tree.map(
-            lambda y, i=i: lax.dynamic_index_in_dim(y, i, keepdims=False), stacked
-        )
-        for i in order
-    ]
+    read = functools.partial(
+        lax.dynamic_index_in_dim, keepdims=False, allow_negative_indices=False
+    )
+    return [jax.tree.map(lambda y, i=i: read(y, i), stacked) for i in order]
 
 
 def _over_batch(f: Callable, xs: Any, at_once: int) -> Any:

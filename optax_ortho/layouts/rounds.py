@@ -10,7 +10,7 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from optax_ortho.layouts.exchange import run_round
-from optax_ortho.layouts.pieces import put_together, take_apart
+from optax_ortho.layouts.pieces import LANES, put_together, take_apart
 from optax_ortho.layouts.plan import (
     Leaf,
     MeshShape,
@@ -147,5 +147,8 @@ def _as_it_lies(x: jax.Array) -> jax.Array:
 
     Where a piece is transposed for its owner, XLA would rather compute the momentum
     transposed, and copy all of it back at the end: 268 MB for a Llama 1B on 8 chips.
+    Rows that do not fill a TPU's lanes would be padded as they lie, so those are free.
     """
+    if x.shape[-1] % LANES:
+        return x
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))

@@ -83,7 +83,7 @@ def misuses(subject: Subject) -> dict[str, tuple[Callable, tuple[str, ...]]]:
         "rate NaN": (lambda: new(learning_rate=np.nan), ("learning_rate", "nan")),
     }
     if subject.real:
-        other = jax.tree.map(lambda x: x.astype(jnp.complex64), params)
+        other = tree(kernel=kernel.astype(jnp.complex64))
         found["complex leaf"] = (lambda: new().init(other), ("complex64", "kernel"))
     if subject.matrices:
         found |= {
