@@ -2,11 +2,13 @@
 
     python -m benchmarks.reliability
     python -m benchmarks.reliability --optimizers muon optax.contrib.muon --rows B2 B16
+    python -m benchmarks.reliability --missing
 
 It runs the checks of `tests.reliability` on all optimizers, where the suite runs them
 on one, writes `benchmarks/results/reliability.json` after each, and at the end the
-table in `docs/reliability.md`. What is not asked for keeps its last result. All of it
-takes about half an hour on two cores.
+table in `docs/reliability.md`. What is not asked for keeps its last result; `--missing`
+runs what has none or has failed, so a run that was stopped goes on. All of it takes
+about an hour of one core.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from tests.reliability.subjects import OURS, PEER, Subject  # noqa: E402
 RESULTS = Path(__file__).parent / "results" / "reliability.json"
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 BEGIN, END = "<!-- begin table -->", "<!-- end table -->"
+FAILED = {"result": "FAIL"}
 
 
 def run(row: str, subject: Subject) -> dict:
@@ -79,18 +82,22 @@ def main() -> None:
     names = [str(subject) for subject in [*OURS, PEER]]
     parser.add_argument("--optimizers", nargs="+", choices=names, default=names)
     parser.add_argument("--rows", nargs="+", choices=list(BAR), default=list(BAR))
+    parser.add_argument("--missing", action="store_true")
     options = parser.parse_args()
     saved = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cells": {}}
     cells = saved["cells"]
+    versions = {"optax_ortho": optax_ortho.__version__, "jax": jax.__version__}
     for subject in [*OURS, PEER]:
         if str(subject) not in options.optimizers:
             continue
+        column = cells.setdefault(str(subject), {})
         for row in options.rows:
-            cell = run(row, subject)
-            cells.setdefault(str(subject), {})[row] = cell
-            print(f"{subject!s:22} {row:4} {show(cell)}", flush=True)
-        versions = {"optax_ortho": optax_ortho.__version__, "jax": jax.__version__}
-        RESULTS.write_text(json.dumps({**versions, "cells": cells}, indent=1) + "\n")
+            if options.missing and column.get(row, FAILED)["result"] != "FAIL":
+                continue
+            column[row] = run(row, subject)
+            print(f"{subject!s:22} {row:4} {show(column[row])}", flush=True)
+            text = json.dumps({**versions, "cells": cells}, indent=1)
+            RESULTS.write_text(text + "\n")
         jax.clear_caches()
     write_page(table(cells))
 

@@ -96,10 +96,11 @@ def rms(x: jax.Array, over: Sequence[int]) -> jax.Array:
       >>> print(rms(jnp.array([3e30, 4e30], jnp.bfloat16), (0,)).dtype)
       float32
     """
-    size = jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
-    largest = jnp.max(size, tuple(over), keepdims=True, initial=0)
-    size = size / jnp.where(largest > 0, largest, 1)
-    mean = jnp.mean(size * size, tuple(over), keepdims=True)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    largest = jnp.max(jnp.abs(x), tuple(over), keepdims=True, initial=0)
+    # Of x again and not of its size: that would be a second copy of x in memory.
+    unit = jnp.abs(x / jnp.where(largest > 0, largest, 1))
+    mean = jnp.mean(unit * unit, tuple(over), keepdims=True)
     # An empty mean is 0/0, and the root of zero has no derivative.
     positive = mean > 0
     return jnp.where(positive, largest * jnp.sqrt(jnp.where(positive, mean, 1)), 0)

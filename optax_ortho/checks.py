@@ -1,6 +1,7 @@
 """Checks of arguments, made where the argument is given and not at step 40,000."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -48,4 +49,22 @@ def refuse_array(name: str, value: Any) -> None:
             f"{name} is an array. If it comes from optax.inject_hyperparams, which "
             f"takes every function for a schedule, name it there: "
             f"inject_hyperparams(..., static_args=({name!r},))."
+        )
+
+
+def refuse_one_owner(name: str, extra: Mapping[str, Any]) -> None:
+    """Refuses an update of some matrices, where all are meant.
+
+    Args:
+      name: of the stage.
+      extra: the extra arguments of its update; ``one_owner`` among them says that the
+        tree is what one device has.
+
+    Raises:
+      ValueError: it is.
+    """
+    if extra.get("one_owner"):
+        raise ValueError(
+            f"{name} is of several matrices together, and with layouts.owned each "
+            "device has its own. Use layouts.sharded, or a scope of one matrix."
         )

@@ -67,8 +67,7 @@ def in_frame(
     def init(params):
         state = frame.init(params)
         inside = jax.eval_shape(frame.enter, params, state)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inside)
-        return FrameState(state, inner.init(zeros))
+        return FrameState(state, inner.init(jax.tree.map(_zeros, inside, params)))
 
     def update(updates, state, params=None, **extra):
         def preview(inside):
@@ -83,3 +82,10 @@ def in_frame(
         return updates, FrameState(frame_state, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _zeros(inside: jax.ShapeDtypeStruct, outside: Any) -> jax.Array:
+    """Zeros in a frame, in the sharding of what they stand for where shapes agree."""
+    if inside.shape == jnp.shape(outside):
+        return jnp.zeros_like(outside, dtype=inside.dtype)
+    return jnp.zeros(inside.shape, inside.dtype)

@@ -27,10 +27,38 @@ BatchAxesOf = Callable[[str, Any], tuple[int, ...]]
 """The axes of a leaf along which its matrices are stacked, given path and leaf."""
 
 
+Flags = Any
+"""A tree of booleans, one for each matrix or other leaf, with the axes of the leaf."""
+
+
+class Across(NamedTuple):
+    """How a guard looks across devices of which each has a gradient of its own.
+
+    Attributes:
+      shape: the shape of a gradient, given the path and the leaf of the parameter.
+      agree: from flags of this device's gradients to flags of all, equal everywhere.
+      at_gradients: of these, the flags of this device's gradients.
+      at_params: of these, the flags of this device's part of the parameters.
+    """
+
+    shape: Callable[[str, Any], tuple[int, ...]]
+    agree: Callable[[Flags], Flags]
+    at_gradients: Callable[[Flags], Flags]
+    at_params: Callable[[Flags], Flags]
+
+
+def _same(flags: Flags) -> Flags:
+    return flags
+
+
+ALONE = Across(lambda path, leaf: jnp.shape(leaf), _same, _same, _same)
+
+
 def guard(
     inner: optax.GradientTransformation,
     nonfinite: str,
     batch_axes: BatchAxesOf = lambda path, leaf: (),
+    across: Across = ALONE,
 ) -> optax.GradientTransformationExtraArgs:
     """Keeps non-finite gradients out of a transformation.
 
@@ -44,6 +72,7 @@ def guard(
         momentum decays, and it gets a zero update, without weight decay.
       batch_axes: the axes of a leaf along which matrices are stacked, so that one
         layer of a stack can be skipped alone. A fused leaf is skipped as a whole.
+      across: how it looks across devices.
 
     Returns:
       The guarded transformation, with a `GuardState`; for ``"off"`` with the state of
@@ -67,7 +96,7 @@ def guard(
         )
     inner = optax.with_extra_args_support(inner)
     if nonfinite == "off":
-        return checked(inner)
+        return checked(inner, across.shape)
 
     def is_good(keys, leaf):
         stacked = batch_axes(path_of(keys), leaf)
@@ -81,7 +110,7 @@ def guard(
 
     def update(updates, state, params=None, **extra):
         with jax.named_scope("guard"):
-            good = jax.tree_util.tree_map_with_path(is_good, updates)
+            good = across.agree(jax.tree_util.tree_map_with_path(is_good, updates))
             bad, total = _count_bad(jax.tree.leaves(good))
             if nonfinite == "skip_step":
                 good = jax.tree.map(lambda _: bad == 0, good)
@@ -89,11 +118,12 @@ def guard(
             # The sum of two int32 must not wrap around.
             room = jnp.iinfo(jnp.int32).max - state.skipped
             skipped = state.skipped + jnp.minimum(bad, room)
-            updates = _zero_unless(good, updates)
+            updates = _zero_unless(across.at_gradients(good), updates)
         updates, inner_state = inner.update(updates, state.inner, params, **extra)
-        return _zero_unless(good, updates), GuardState(skipped, inner_state)
+        updates = _zero_unless(across.at_params(good), updates)
+        return updates, GuardState(skipped, inner_state)
 
-    return checked(optax.GradientTransformationExtraArgs(init, update))
+    return checked(optax.GradientTransformationExtraArgs(init, update), across.shape)
 
 
 def stacked_axes(axes: AxesOf) -> BatchAxesOf:

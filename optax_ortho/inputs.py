@@ -3,6 +3,7 @@
 All of it is about shapes, dtypes and paths, so a compiled step pays nothing.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,9 +13,13 @@ import optax
 
 from optax_ortho.matrices import path_of
 
+ShapeOf = Callable[[str, Any], tuple[int, ...]]
+"""The shape that the gradient of a parameter has, given its path and itself."""
+
 
 def checked(
     inner: optax.GradientTransformation,
+    shape_of: ShapeOf = lambda path, leaf: jnp.shape(leaf),
 ) -> optax.GradientTransformationExtraArgs:
     """Refuses gradients, parameters and states that do not belong together.
 
@@ -24,6 +29,7 @@ def checked(
 
     Args:
       inner: the transformation.
+      shape_of: the shape that a gradient must have.
 
     Returns:
       The same transformation, whose errors name the leaf. Its own arithmetic uses JAX's
@@ -43,7 +49,7 @@ def checked(
             return inner.init(_floating(params))
 
     def update(updates, state, params=None, **extra):
-        _refuse_unlike(updates, params)
+        _refuse_unlike(updates, params, shape_of)
         gradient, floating = _floating(updates), _floating(params)
         with jax.numpy_dtype_promotion("standard"):
             try:
@@ -55,7 +61,8 @@ def checked(
                 if problem:
                     raise ValueError(problem) from error
                 raise
-        _refuse_new_shapes(gradient, new, "gradient")
+        like = gradient if params is None else floating
+        _refuse_new_shapes(like, new, "gradient")
         _refuse_new_shapes(state, new_state, "state")
         return _with_zeros(new, updates, params), new_state
 
@@ -127,7 +134,7 @@ def _is_absent(leaf: Any) -> bool:
     return getattr(leaf, "dtype", None) == jax.dtypes.float0
 
 
-def _refuse_unlike(gradient: Any, params: Any) -> None:
+def _refuse_unlike(gradient: Any, params: Any, shape_of: ShapeOf) -> None:
     """Compares paths, not structures: parameters may be in boxes."""
     keyed = {
         path_of(keys): leaf
@@ -160,7 +167,7 @@ def _refuse_unlike(gradient: Any, params: Any) -> None:
                 "tree that update is given."
             )
     for path, leaf in keyed.items():
-        shape, expected = jnp.shape(leaf), jnp.shape(others[path])
+        shape, expected = jnp.shape(leaf), shape_of(path, others[path])
         if shape != expected:
             raise ValueError(
                 f"Leaf {_short(path)} has shape {expected}, but its gradient has shape "

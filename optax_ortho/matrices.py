@@ -176,6 +176,23 @@ class BlockOrthogonalizer(Orthogonalizer, Protocol):
         ...
 
 
+@runtime_checkable
+class SharedOrthogonalizer(BlockOrthogonalizer, Protocol):
+    """One that also takes a matrix of which each device along mesh axes has columns."""
+
+    def orthogonalize_shared(
+        self, x: jax.Array, axes: tuple[str, ...], wire_dtype: Any
+    ) -> jax.Array:
+        """Orthogonalizes the blocks ``(s, m, k)`` that this device has."""
+        ...
+
+    def shared_cost(
+        self, m: int, n: int, devices: int, wire_dtype: Any
+    ) -> tuple[float, float]:
+        """FLOPs, and bytes sent, of each device that shares an ``m x n`` matrix."""
+        ...
+
+
 def path_of(keys: Sequence[Any]) -> str:
     """A leaf's path as ``a/b/0/kernel``, equal for boxed and unboxed leaves.
 

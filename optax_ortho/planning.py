@@ -1,6 +1,7 @@
 """What a sharded optimizer will cost, before a device is bought."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from optax_ortho.layouts import Sharded
 from optax_ortho.layouts.cost import Cost, cost
 from optax_ortho.layouts.plan import Leaf
 from optax_ortho.layouts.sharded import AT_ONCE
-from optax_ortho.matrices import Orthogonalizer
+from optax_ortho.layouts.shared import shared_along
+from optax_ortho.matrices import Orthogonalizer, SharedOrthogonalizer
 from optax_ortho.orthogonalizers.transform import Orthogonalized
 from optax_ortho.recording import recording
 from optax_ortho.tables import aligned
@@ -24,7 +26,8 @@ class Plan:
 
     Attributes:
       cost: of the parameters as they lie.
-      alternatives: the cost if they lay otherwise, by a name.
+      alternatives: by a name, the cost if they lay otherwise, if several devices
+        shared them with less work for each, and if none did.
     """
 
     cost: Cost
@@ -86,6 +89,7 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
     layout: Sharded = found[0].layout
     method = found[0].orthogonalizer
     leaves = [layout.leaf(event.path, event.axes, event.dtype) for event in found]
+    can_share = isinstance(method, SharedOrthogonalizer)
 
     def of(leaves):
         return cost(
@@ -95,9 +99,24 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
             isinstance(method, Orthogonalizer),
             AT_ONCE,
             jnp.dtype(layout.wire_dtype).itemsize,
+            functools.partial(method.shared_cost, wire_dtype=layout.wire_dtype)
+            if can_share
+            else None,
         )
 
-    return Plan(of(leaves), {name: of(x) for name, x in _otherwise(leaves, layout)})
+    as_they_are = of(layout.sharing(leaves, method))
+    others = {name: of(x) for name, x in _otherwise(leaves, layout)}
+    if can_share:
+        shared = {
+            f"as they are, shared along {axis}": of(
+                [shared_along(leaf, (axis,), layout.mesh.shape) for leaf in leaves]
+            )
+            for axis in layout.mesh.shape
+        }
+        better = {n: c for n, c in shared.items() if c.flops < as_they_are.flops}
+        whole = {"as they are, not shared": of(leaves)} if layout.shared else {}
+        others = {**better, **whole, **others}
+    return Plan(as_they_are, others)
 
 
 def _otherwise(leaves: Sequence[Leaf], layout: Sharded) -> list[tuple[str, list[Leaf]]]:

@@ -78,7 +78,7 @@ def test_zero_gradient_gives_zero(row):
     testing.check_zero_gradient(row.tx, params)
 
 
-@every_row
+@every_main_row
 def test_jit_changes_nothing(row):
     testing.check_jit(row.tx, row.params, row.tolerance)
 
@@ -141,6 +141,13 @@ def test_orbax_checkpoint_continues(row, tmp_path):
 
 
 @every_optimizer
+def test_hyperparameters_can_be_injected(row):
+    jax.eval_shape(
+        lambda p: row.injected.update(p, row.injected.init(p), p), row.params
+    )
+
+
+@every_main_optimizer
 def test_injected_hyperparameters_change_nothing(row):
     testing.check_injected(row.injected, row.tx, row.params, row.tolerance)
 
@@ -150,7 +157,8 @@ def test_injected_learning_rate_takes_effect(row):
     gradient, state = random_like(row.params), row.injected.init(row.params)
     step = jax.jit(row.injected.update)
     once, _ = step(gradient, state, row.params)
-    doubled = optax.tree.set(state, learning_rate=jnp.asarray(2 * RATE))
+    # Of the type it has already, so that nothing is compiled again.
+    doubled = optax.tree.set(state, learning_rate=jnp.float32(2 * RATE))
     twice, _ = step(gradient, doubled, row.params)
     for name in row.matrices:
         leaf = name.split("/")[-1]

@@ -1,6 +1,7 @@
 """The command line that the tables of absent devices share."""
 
 import argparse
+import itertools
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ class Choice(NamedTuple):
 
 
 def run(
-    name: str, compiler: str, extra: str, results: Path, quick: Choice, full: Choice
+    name: str, compiler: str, extra: str, results: Path, quick: Choice, *full: Choice
 ) -> None:
     """Computes rows, one program each, keeps every one at once, and shows them.
 
@@ -30,7 +31,7 @@ def run(
       extra: of optax_ortho, that brings it.
       results: the JSON file of kept rows.
       quick: the rows without ``--full``.
-      full: the rows with it.
+      *full: the rows with it.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {name}")
     add = parser.add_argument
@@ -42,11 +43,15 @@ def run(
     add("--show", action="store_true", help="compile nothing, show what is kept")
     add("--output", type=Path, default=results, help=f"instead of {results.name}")
     options = parser.parse_args()
-    chosen = full if options.full else quick
-    trees, meshes, optimizers = (
-        getattr(options, field) or getattr(chosen, field) for field in Choice._fields
+    named = {field: getattr(options, field) for field in Choice._fields}
+    named = {field: names for field, names in named.items() if names}
+    rows = list(
+        dict.fromkeys(
+            one
+            for choice in (full if options.full else [quick])
+            for one in itertools.product(*choice._replace(**named))
+        )
     )
-    rows = [(t, m, o) for t in trees for m in meshes for o in optimizers]
     console = Console(width=max(Console().width, 118))
     if not options.show:
         try:

@@ -16,6 +16,8 @@ from optax_ortho import layouts
 LAYOUTS: dict[str, Callable[[Any], Any]] = {
     "local": lambda params: layouts.local(),
     "sharded": layouts.sharded,
+    # Where the mesh is made for it, see `topologies.mesh`.
+    "shared": lambda params: layouts.sharded(params, shared="group"),
 }
 
 

@@ -55,6 +55,7 @@ def mesh(name: str, sharding: str) -> Mesh:
     Args:
       name: such as "v5e:2x4"; "v5e" alone is one chip.
       sharding: "fsdp_tp" is ``(fsdp, tp)`` with two devices along the second axis;
+        "groups" is ``(fsdp, tp, group)`` with four along the second and the third;
         every other is one axis ``d``, of the first device alone for "single".
 
     Returns:
@@ -69,6 +70,8 @@ def mesh(name: str, sharding: str) -> Mesh:
         devices = devices[:1]
     if sharding == "fsdp_tp":
         return Mesh(devices.reshape(-1, 2), ("fsdp", "tp"))
+    if sharding == "groups":
+        return Mesh(devices.reshape(-1, 4, 4), ("fsdp", "tp", "group"))
     return Mesh(devices, ("d",))
 
 

@@ -74,6 +74,7 @@ def tree(name: str, mesh: Mesh, sharding: str, **sizes: int) -> Any:
       mesh: from `topologies.mesh`, for the same sharding.
       sharding: "single" or "replicated"; "fsdp", the longer axis over all devices;
         "fsdp_tp", columns over ``tp`` and rows over ``fsdp`` or the other way round;
+        "groups", the same with ``(tp, group)`` in the place of ``tp``;
         "expert", as "fsdp" with the experts' stack axis sharded instead.
       **sizes: layers, width or experts other than the model's own.
     """
@@ -103,8 +104,9 @@ def partition(path: str, shape: tuple[int, ...], sharding: str) -> PartitionSpec
         return PartitionSpec()
     if sharding == "expert" and "experts" in names:
         return PartitionSpec("d")
-    if sharding == "fsdp_tp":
-        axes = ("tp", "fsdp") if names[-1] in ROW_PARALLEL else ("fsdp", "tp")
+    if sharding in ("fsdp_tp", "groups"):
+        tp = "tp" if sharding == "fsdp_tp" else ("tp", "group")
+        axes = (tp, "fsdp") if names[-1] in ROW_PARALLEL else ("fsdp", tp)
     else:
         axes = ("d", None) if shape[-2] >= shape[-1] else (None, "d")
     return PartitionSpec(*stacked, *axes)

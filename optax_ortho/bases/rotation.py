@@ -97,7 +97,7 @@ def rotation(qr: QR | None = None, cutoff: Any = CUTOFF) -> Frame:
         unit, power = to_unit(x)  # Sums of entries near 1e38 must not overflow.
         y = highest(state.rotation.mT, unit)
         norms = jnp.sqrt(jnp.sum(y * y, 1, keepdims=True))
-        least = jnp.asarray(cutoff, y.dtype) * jnp.max(norms)
+        least = jnp.asarray(cutoff, y.dtype) * jnp.max(norms, initial=0)
         return jnp.where(norms >= least, y / power, 0)
 
     def leave(y, state):

@@ -62,7 +62,7 @@ class Reset:
     ) -> tuple[jax.Array, jax.Array]:
         """The new inverse, and whether it became too large."""
         new = rule.absorb(inverse, v)
-        large = jnp.abs(new).max() > self.threshold
+        large = jnp.abs(new).max(initial=0) > self.threshold
         return jnp.where(due, jnp.eye(len(v), dtype=new.dtype), new), large & ~due
 
 
@@ -90,7 +90,7 @@ class Blend:
         self, rule: Rule, inverse: jax.Array, v: jax.Array, due: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """The new inverse; a reset is never due."""
-        large = jnp.abs(inverse).max() > self.threshold
+        large = jnp.abs(inverse).max(initial=0) > self.threshold
         eye = jnp.eye(len(v), dtype=inverse.dtype)
         mixed = self.keep * inverse + (1 - self.keep) * eye
         return rule.absorb(jnp.where(large, mixed, inverse), v), jnp.zeros_like(due)

@@ -74,7 +74,8 @@ def precondition(
       there is a `switch`. Every layer keeps the norm of its gradient.
 
     Raises:
-      ValueError: a number out of range, or at update missing statistics.
+      ValueError: a number out of range, another layout than `layouts.local()`, or at
+        update missing statistics.
     """
     check_number("update_every", update_every, at_least=1)
     check_number("warmup_steps", warmup_steps)
@@ -83,6 +84,11 @@ def precondition(
     refuse_array("factor_dtype", dtype)
     dtype = jnp.float32 if dtype is None else dtype
     layout = layouts.local() if layout is None else layout
+    if not isinstance(layout, layouts.Local):
+        raise ValueError(
+            "MKOR's statistics lie with its parameters, so it works with "
+            f"layouts.local() alone, got a layout of type {type(layout).__name__}."
+        )
     rules = as_rules(rule)
     if stabilizer is None:
         stabilizer = Blend() if isinstance(rules[0], MovingAverage) else Reset()

@@ -6,11 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from optax_ortho.layouts.pieces import block_shapes
-from optax_ortho.layouts.plan import Kind, Leaf, MeshShape, Round, Unit, rounds
+from optax_ortho.layouts.dealing import rounds
+from optax_ortho.layouts.pieces import block_shapes, blocks_of
+from optax_ortho.layouts.plan import Axes, Kind, Leaf, MeshShape, Round, Unit
 from optax_ortho.tables import aligned
 
 FlopsOf = Callable[[int, int], float]
+"""The work on one ``m x n`` matrix."""
+
+SharedCost = Callable[[int, int, int], tuple[float, float]]
+"""FLOPs, and bytes sent, of each of some devices that share an ``m x n`` matrix."""
 
 
 class RoundCost(NamedTuple):
@@ -20,13 +25,15 @@ class RoundCost(NamedTuple):
       matrices: how many matrices of what shape all owners of a pool have, with the
         largest first.
       along: the mesh axes of the pool.
+      shared: the mesh axes whose devices share each matrix.
       repeats: how often.
-      wire_bytes: what a device sends, there and back.
+      wire_bytes: what a device sends, there and back, and to share matrices.
       flops: the work of the busiest owner.
     """
 
     matrices: tuple[tuple[int, str], ...]
     along: tuple[str, ...]
+    shared: tuple[str, ...]
     repeats: int
     wire_bytes: float
     flops: float
@@ -39,8 +46,8 @@ class Cost:
     Attributes:
       rounds: the cost of each round, in their order.
       wire_bytes: what a device sends in a step.
-      floor_bytes: what it would send if no owner received padding: every matrix there
-        and back once.
+      floor_bytes: what it would send if no owner received padding, and nothing were
+        sent to share matrices: every matrix there and back once.
       flops: the work of the busiest owner of every round.
       ideal_flops: all work over all devices.
       round_bytes: the largest exchange buffer.
@@ -59,7 +66,7 @@ class Cost:
             [
                 (
                     ", ".join(f"{n} of {shape}" for n, shape in one.matrices),
-                    " x ".join(one.along) or "-",
+                    _places(one),
                     one.repeats,
                     f"{one.wire_bytes / 1e6:.2f}",
                     f"{one.flops / 1e9:.2f}",
@@ -85,22 +92,24 @@ def cost(
     equivariant: bool,
     at_once: int,
     wire: int,
+    shared: SharedCost | None = None,
 ) -> Cost:
     """The cost of the rounds of some leaves.
 
     Args:
       leaves: the parameters.
       mesh: the size of each mesh axis.
-      flops: the work on one ``m x n`` matrix.
+      flops: of a whole matrix.
       equivariant: whether a matrix may be replaced by its transpose.
-      at_once: as in `plan.rounds`.
+      at_once: as in `dealing.rounds`.
       wire: the bytes of an element on its way.
+      shared: of a shared matrix, where there is any.
 
     Returns:
       The cost for each device.
     """
     plan = rounds(leaves, mesh, equivariant, at_once)
-    costs = [_cost_of_round(one, mesh, flops, wire) for one in plan]
+    costs = [_cost_of_round(one, mesh, flops, wire, shared) for one in plan]
     floor, ideal = 0.0, 0.0
     for one in plan:
         owners = len(one.owners)
@@ -108,46 +117,66 @@ def cost(
         elements = sum(math.prod(unit.kind.dims) for unit in units) / owners
         floor += one.repeats * _sent(one, elements, mesh) * wire
         work = sum(_flops(unit, mesh, flops) for unit in units)
-        ideal += one.repeats * work / owners
+        ideal += one.repeats * work / (owners * _size(one.route.shared, mesh))
     return Cost(
         tuple(costs),
         sum(one.wire_bytes for one in costs),
         floor,
         sum(one.flops for one in costs),
         ideal,
-        max((_pieces(one, mesh) * one.elements * wire for one in plan), default=0),
+        max(
+            (_size(one.route.matrix, mesh) * one.elements * wire for one in plan),
+            default=0,
+        ),
     )
 
 
-def _cost_of_round(one: Round, mesh: MeshShape, flops: FlopsOf, wire: int) -> RoundCost:
+def _cost_of_round(
+    one: Round, mesh: MeshShape, flops: FlopsOf, wire: int, shared: SharedCost | None
+) -> RoundCost:
     units = [unit for share in one.owners for unit in share]
     shapes = Counter(_name(unit.kind, mesh) for unit in units)
-    busiest = max(sum(_flops(u, mesh, flops) for u in share) for share in one.owners)
+    along = one.route.shared
+    sent = _sent(one, one.elements, mesh) * wire
+    if along:
+        assert shared is not None
+        blocks = blocks_of(units[0].kind, (), mesh)
+        rows, columns = one.slot
+        m = rows * _size(one.route.matrix + along, mesh) // blocks
+        work, more = shared(m, columns * blocks, _size(along, mesh))
+        sent += more
+    else:
+        work = max(sum(_flops(u, mesh, flops) for u in share) for share in one.owners)
     return RoundCost(
         tuple((n * one.repeats, shape) for shape, n in shapes.most_common()),
         one.route.replica + one.route.matrix,
+        along,
         one.repeats,
-        one.repeats * _sent(one, one.elements, mesh) * wire,
-        one.repeats * busiest,
+        one.repeats * sent,
+        one.repeats * work,
     )
 
 
 def _sent(one: Round, elements: float, mesh: MeshShape) -> float:
     """Elements a device sends where each owner gets so many from each device."""
-    pieces, replicas = _pieces(one, mesh), 1
-    for axis in one.route.replica:
-        replicas *= mesh[axis]
+    pieces, replicas = (_size(x, mesh) for x in (one.route.matrix, one.route.replica))
     exchanged = 2 * (pieces - 1) * elements
     gathered = (replicas - 1) * pieces * elements
     return exchanged + gathered
 
 
-def _pieces(one: Round, mesh: MeshShape) -> int:
-    return math.prod(mesh[axis] for axis in one.route.matrix)
+def _size(axes: Axes, mesh: MeshShape) -> int:
+    return math.prod(mesh[axis] for axis in axes)
 
 
 def _flops(unit: Unit, mesh: MeshShape, flops: FlopsOf) -> float:
     return sum(flops(m, n) for m, n in block_shapes(unit.kind, mesh))
+
+
+def _places(one: RoundCost) -> str:
+    """Along which mesh axes the owners are, and along which each is several devices."""
+    places = " x ".join(one.along) or "-"
+    return f"{places}, shared by {' x '.join(one.shared)}" if one.shared else places
 
 
 def _name(kind: Kind, mesh: MeshShape) -> str:

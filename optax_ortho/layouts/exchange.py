@@ -24,7 +24,7 @@ from optax_ortho.layouts.pieces import (
     tiled,
     untiled,
 )
-from optax_ortho.layouts.plan import Kind, MeshShape, Round, Unit
+from optax_ortho.layouts.plan import Kind, MeshShape, Round, Route, Unit
 from optax_ortho.layouts.work import Work
 
 
@@ -48,38 +48,59 @@ def run_round(
       The pieces of the results on this device, by owner, unit and result; and the
       state.
     """
-    route = one.route
     width = lanes([unit.kind.piece for units in one.owners for unit in units])
-    buffer = _packed(one, width, pieces, work.wire)
+    buffer = packed(one, width, pieces, work.wire)
+    buffer, state = there_and_back(
+        one.route, mesh, buffer, lambda x: _owned(work, one, mesh, x, state)
+    )
+    return unpacked(one, buffer, work.results), state
+
+
+def there_and_back(
+    route: Route, mesh: MeshShape, buffer: jax.Array, owned: Callable
+) -> tuple[jax.Array, Any]:
+    """Pieces to their owners, and their results back.
+
+    Args:
+      route: of the pool.
+      mesh: the size of each mesh axis.
+      buffer: ``(owners, ...)``, what each owner is to receive from this device.
+      owned: takes what this device has received as an owner, ``(devices, ...)``, and
+        returns what to send back, and more.
+
+    Returns:
+      What each owner has sent back, and the more.
+    """
     replicas = math.prod(mesh[axis] for axis in route.replica)
     if replicas > 1:
         # Every replica has all pieces; each takes those of its own owners.
         buffer = buffer.reshape((replicas, -1, *buffer.shape[1:]))
         turn = lax.axis_index(route.replica)
         buffer = lax.dynamic_index_in_dim(buffer, turn, keepdims=False)
-    buffer = _all_to_all(buffer, route.matrix)
-    buffer, state = _owned(work, one, mesh, buffer, state)
-    buffer = _all_to_all(buffer, route.matrix)
+    buffer, more = owned(all_to_all(buffer, route.matrix))
+    buffer = all_to_all(buffer, route.matrix)
     if replicas > 1:
         buffer = lax.all_gather(buffer, route.replica, tiled=True, to="invarying")
-    return _unpacked(one, buffer, work.results), state
+    return buffer, more
 
 
-def _all_to_all(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+def all_to_all(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """The parts of the leading axis to the devices along some mesh axes."""
     return lax.all_to_all(x, axes, 0, 0, tiled=True) if axes else x
 
 
-def _packed(one: Round, width: int, pieces: Callable, wire: Any) -> jax.Array:
+def packed(one: Round, width: int, pieces: Callable, wire: Any) -> jax.Array:
     """``(owners, n, width)``: what each owner is to receive from this device."""
     shares = []
     for units in one.owners:
         found = [tiled(x.astype(wire), width) for u in units for x in pieces(u)]
-        shares.append(_joined(found) if found else jnp.zeros((0, width), wire))
+        shares.append(joined(found) if found else jnp.zeros((0, width), wire))
     rows = max(x.shape[0] for x in shares)
-    return jnp.stack([_lengthened(x, rows, 0) for x in shares])
+    return jnp.stack([lengthened(x, rows, 0) for x in shares])
 
 
-def _unpacked(one: Round, buffer: jax.Array, results: int) -> list:
+def unpacked(one: Round, buffer: jax.Array, results: int) -> list:
+    """The pieces in a buffer of `packed`, by owner, unit and result."""
     found = []
     for i, units in enumerate(one.owners):
         start, share = 0, []
@@ -95,17 +116,25 @@ def _unpacked(one: Round, buffer: jax.Array, results: int) -> list:
 def _owned(
     work: Work, one: Round, mesh: MeshShape, buffer: jax.Array, state: Any
 ) -> tuple[jax.Array, Any]:
-    """The work of this device's own units: one program for each mix of kinds."""
+    """The work of this device's own units."""
+    profiles = {tuple(unit.kind for unit in units) for units in one.owners}
+    widest = max(sum(math.prod(k.piece) for k in kinds) for kinds in profiles)
+    rows = widest * work.results // buffer.shape[-1]
+    return by_profile(
+        one, lambda kinds: _branch(work, one, mesh, kinds, rows), buffer, state
+    )
+
+
+def by_profile(one: Round, branch: Callable, *operands: Any) -> Any:
+    """Runs the branch of this device's own kinds: one program for each mix of them."""
     profiles = [tuple(unit.kind for unit in units) for units in one.owners]
     distinct = list(dict.fromkeys(profiles))
-    widest = max(sum(math.prod(k.piece) for k in kinds) for kinds in distinct)
-    rows = widest * work.results // buffer.shape[-1]
-    branches = [_branch(work, one, mesh, kinds, rows) for kinds in distinct]
+    branches = [branch(kinds) for kinds in distinct]
     if len(branches) == 1:
-        return branches[0](buffer, state)
+        return branches[0](*operands)
     index = lax.axis_index(one.route.replica + one.route.matrix)
     which = jnp.asarray([distinct.index(kinds) for kinds in profiles], jnp.int32)
-    return lax.switch(which[index], branches, buffer, state)
+    return lax.switch(which[index], branches, *operands)
 
 
 def _branch(
@@ -118,7 +147,7 @@ def _branch(
         width = pieces.shape[-1]
         received = [untiled(pieces[:, i], kind.piece) for i in range(work.operands)]
         if work.in_blocks is not None and kind.cut is None:
-            x = received[0].reshape((blocks_of(kind, mesh), -1, kind.piece[1]))
+            x = received[0].reshape((blocks_of(kind, (), mesh), -1, kind.piece[1]))
             back = [work.in_blocks(x, kind).reshape((-1, *kind.piece))]
         else:
             operands = [assemble(x, kind, matrix, mesh) for x in received]
@@ -164,8 +193,8 @@ def _branch(
                 for name, block in zip(names, blocks, strict=True):
                     new[name].append(block)
         # Of the buffer, so that an owner of nothing returns what differs by device too.
-        share = _joined(shares) if shares else buffer[:, :0].astype(work.wire_back)
-        return _lengthened(share, rows, 1), {
+        share = joined(shares) if shares else buffer[:, :0].astype(work.wire_back)
+        return lengthened(share, rows, 1), {
             name: _replaced(state[name], new[name]) for name in state
         }
 
@@ -183,11 +212,13 @@ def _replaced(old: Any, new: list) -> Any:
     return jax.tree.map(on_array, old, *new)
 
 
-def _joined(parts: Sequence[jax.Array]) -> jax.Array:
+def joined(parts: Sequence[jax.Array]) -> jax.Array:
+    """Tiles one after the other."""
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, -2)
 
 
-def _lengthened(x: jax.Array, rows: int, axis: int) -> jax.Array:
+def lengthened(x: jax.Array, rows: int, axis: int) -> jax.Array:
+    """An array with zeros behind it."""
     missing = rows - x.shape[axis]
     if not missing:
         return x

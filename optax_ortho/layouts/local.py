@@ -119,6 +119,10 @@ class Local:
 
         return jax.tree_util.tree_map_with_path(on_leaf, tree)
 
+    def place(self, state: Any) -> Any:
+        """An optimizer's state, where the compiler wants it."""
+        return state
+
     def _run(self, f: Callable, tasks: list) -> list:
         """``f`` on every task; tasks of one shape share one loop."""
         groups: dict[Any, list[int]] = {}

@@ -89,9 +89,16 @@ def block_shapes(kind: Kind, mesh: MeshShape) -> list[tuple[int, int]]:
     return [(n, m) if kind.fan_out_leads else (m, n) for m, n in shapes]
 
 
-def blocks_of(kind: Kind, mesh: MeshShape) -> int:
-    """Into how many blocks of columns a matrix comes to its owner."""
-    return math.prod(mesh[axis] for axes in kind.sharded[kind.lead :] for axis in axes)
+def blocks_of(kind: Kind, shared: Axes, mesh: MeshShape) -> int:
+    """In how many blocks of columns a matrix comes to one device.
+
+    Args:
+      kind: of the matrix.
+      shared: the mesh axes along which no piece travels.
+      mesh: the size of each mesh axis.
+    """
+    trailing = [axis for axes in kind.sharded[kind.lead :] for axis in axes]
+    return math.prod(mesh[axis] for axis in trailing if axis not in shared)
 
 
 def lanes(pieces: Sequence[tuple[int, int]]) -> int:

@@ -4,7 +4,9 @@ A leaf lies along three kinds of mesh axes: those of its batch axes, those of it
 matrices, and those over which it is replicated. Along the first kind nobody needs
 anybody. The devices along the other two are a pool: they share the matrices of all the
 leaves that lie on the mesh in that way. Each matrix has one owner in its pool, and the
-work goes in rounds, in which every owner receives the same number of elements.
+work goes in rounds; see `optax_ortho.layouts.dealing`.
+
+Where mesh axes are shared, an owner is not one device but the devices along them.
 """
 
 import math
@@ -26,6 +28,8 @@ class Leaf(NamedTuple):
       axes: its resolved matrix axes.
       spec: the mesh axes along each of its axes, major first.
       dtypes: of the parameter, and of what is worked on in its place.
+      shared: the mesh axes along which its matrices stay in columns; devices along
+        them share the work on each.
     """
 
     path: str
@@ -33,17 +37,20 @@ class Leaf(NamedTuple):
     axes: MatrixAxes
     spec: tuple[Axes, ...]
     dtypes: tuple[str, ...]
+    shared: Axes = ()
 
 
 class Route(NamedTuple):
     """The mesh axes of a leaf's batch, of its matrices, and of its replicas.
 
-    Those of matrices go in the order in which pieces are exchanged.
+    Those of matrices go in the order in which pieces are exchanged. Along `shared` no
+    piece is: its devices share each matrix.
     """
 
     batch: Axes
     matrix: Axes
     replica: Axes
+    shared: Axes = ()
 
 
 class Kind(NamedTuple):
@@ -95,36 +102,15 @@ class Round(NamedTuple):
     @property
     def elements(self) -> int:
         """How many elements each owner receives from each device."""
-        return max(map(_elements, self.owners))
+        if self.route.shared:
+            return math.prod(self.slot)
+        return max(sum(math.prod(u.kind.dims) for u in share) for share in self.owners)
 
-
-def rounds(
-    leaves: Sequence[Leaf], mesh: MeshShape, equivariant: bool, at_once: int
-) -> tuple[Round, ...]:
-    """The rounds in which the matrices of some leaves are worked on.
-
-    As many rounds as possible give every owner the same kinds of matrices. What is left
-    over goes to the owner with the fewest elements so far, longest first; whole rounds
-    are taken back into that heap while it becomes more even.
-
-    Args:
-      leaves: the parameters.
-      mesh: the size of each mesh axis.
-      equivariant: whether a matrix may be replaced by its transpose.
-      at_once: how many elements of small matrices an owner may receive together.
-
-    Returns:
-      The rounds, largest matrices first.
-    """
-    pools: dict[Route, list[Unit]] = {}
-    for number, leaf in enumerate(leaves):
-        kind = kind_of(leaf, mesh, equivariant)
-        units = [Unit(number, i, kind) for i in range(local_batch(leaf, mesh))]
-        pools.setdefault(route_of(leaf, mesh), []).extend(units)
-    found = []
-    for route, units in pools.items():
-        found += _rounds_of_pool(route, units, pool_size(route, mesh), at_once)
-    return tuple(sorted(found, key=lambda r: -r.elements))
+    @property
+    def slot(self) -> tuple[int, int]:
+        """The rows and columns that hold any piece of the round."""
+        pieces = [unit.kind.piece for share in self.owners for unit in share]
+        return max(rows for rows, _ in pieces), max(columns for _, columns in pieces)
 
 
 def route_of(leaf: Leaf, mesh: MeshShape) -> Route:
@@ -135,9 +121,10 @@ def route_of(leaf: Leaf, mesh: MeshShape) -> Route:
     """
     lead, trail = _sides(leaf, mesh)
     stacked = leaf.axes.batch(len(leaf.shape))
-    batch, matrix = (_along(leaf, axes, mesh) for axes in (stacked, trail + lead))
-    real = [axis for axis in mesh if mesh[axis] > 1]
-    return Route(batch, matrix, tuple(a for a in real if a not in batch + matrix))
+    batch, along = (_along(leaf, axes, mesh) for axes in (stacked, trail + lead))
+    replica = (a for a in mesh if mesh[a] > 1 and a not in batch + along)
+    matrix = tuple(axis for axis in along if axis not in leaf.shared)
+    return Route(batch, matrix, tuple(replica), leaf.shared)
 
 
 def order_of(leaf: Leaf, mesh: MeshShape) -> tuple[int, ...]:
@@ -169,11 +156,14 @@ def _sides(leaf: Leaf, mesh: MeshShape) -> tuple[tuple[int, ...], tuple[int, ...
     Where one side is sharded it leads, and an owner receives whole rows. Where both
     are the shorter leads, and an owner receives blocks of columns of a wide matrix; of
     a square one, the side along the first mesh axis, so that squares go with the rest.
+    The side that several devices share never leads.
     """
     fan_in, fan_out = leaf.axes.fan_in, leaf.axes.fan_out
     along = [_along(leaf, side, mesh) for side in (fan_in, fan_out)]
     lengths = leaf.axes.matrix_shape(leaf.shape)
-    if not along[0] or not along[1]:
+    if leaf.shared:
+        swapped = leaf.shared[0] in along[0]
+    elif not along[0] or not along[1]:
         swapped = bool(along[1])
     elif lengths[0] == lengths[1]:
         order = list(mesh)
@@ -201,94 +191,9 @@ def local_batch(leaf: Leaf, mesh: MeshShape) -> int:
 
 
 def pool_size(route: Route, mesh: MeshShape) -> int:
-    """How many devices share the matrices of a route."""
+    """How many owners the matrices of a route have."""
     return math.prod(mesh[axis] for axis in route.replica + route.matrix)
 
 
 def _local(length: int, axes: Axes, mesh: MeshShape) -> int:
     return length // math.prod(mesh[axis] for axis in axes)
-
-
-def _elements(units: Sequence[Unit]) -> int:
-    return sum(math.prod(unit.kind.dims) for unit in units)
-
-
-def _rounds_of_pool(
-    route: Route, units: list[Unit], owners: int, at_once: int
-) -> list[Round]:
-    stacks: dict[int, list[Unit]] = {}
-    for unit in units:
-        stacks.setdefault(unit.leaf, []).append(unit)
-    found: list[Round] = []
-    kinds: dict[Kind, list[Unit]] = {}
-    for stack in stacks.values():
-        kind, size = stack[0].kind, _each(stack, owners, at_once) * owners
-        repeats = len(stack) // size
-        if repeats > 1:
-            found.append(Round(route, _dealt(stack[:size], owners), repeats))
-            stack = stack[repeats * size :]
-        kinds.setdefault(kind, []).extend(stack)
-    even, heap = [], []
-    for same in kinds.values():
-        whole = len(same) // owners * owners
-        while whole:
-            each = _each(same[:whole], owners, at_once)
-            size = each * owners
-            even.append(Round(route, _dealt(same[:size], owners)))
-            same, whole = same[size:], whole - size
-        heap += same
-    uneven, taken = _balanced(heap, even, owners)
-    found += [one for i, one in enumerate(even) if i not in taken]
-    return [*found, Round(route, uneven)] if any(uneven) else found
-
-
-def _each(same: Sequence[Unit], owners: int, at_once: int) -> int:
-    """How many of some units of one kind each owner gets in a round."""
-    per_unit = max(_elements(same[:1]) * owners, 1)
-    return max(min(at_once // per_unit, len(same) // owners), 1)
-
-
-def _dealt(units: Sequence[Unit], owners: int) -> tuple[tuple[Unit, ...], ...]:
-    each = len(units) // owners
-    return tuple(tuple(units[i * each : (i + 1) * each]) for i in range(owners))
-
-
-def _balanced(
-    heap: list[Unit], even: Sequence[Round], owners: int
-) -> tuple[tuple[tuple[Unit, ...], ...], set[int]]:
-    """The heap by owner, and which even rounds were taken into it."""
-    taken: set[int] = set()
-    best = _longest_first(heap, owners)
-    while _padding(best):
-        trials = {
-            i: _longest_first(
-                [*heap, *(u for j in {*taken, i} for o in even[j].owners for u in o)],
-                owners,
-            )
-            for i in range(len(even))
-            if i not in taken
-        }
-        if not trials:
-            break
-        i = min(trials, key=lambda i: (_padding(trials[i]), even[i].elements))
-        if _padding(trials[i]) >= _padding(best):
-            break
-        taken.add(i)
-        best = trials[i]
-    return best, taken
-
-
-def _padding(shares: Sequence[Sequence[Unit]]) -> int:
-    sizes = [_elements(share) for share in shares]
-    return max(sizes) * len(sizes) - sum(sizes)
-
-
-def _longest_first(units: Sequence[Unit], owners: int) -> tuple[tuple[Unit, ...], ...]:
-    """Each unit to the owner with the least so far, the largest unit first."""
-    shares: list[list[Unit]] = [[] for _ in range(owners)]
-    sizes = [0] * owners
-    for unit in sorted(units, key=lambda u: (-_elements([u]), u.kind.dims)):
-        i = min(range(owners), key=sizes.__getitem__)
-        shares[i].append(unit)
-        sizes[i] += _elements([unit])
-    return tuple(map(tuple, shares))

@@ -19,6 +19,7 @@ from optax_ortho.layouts.plan import (
     local_shape,
     order_of,
 )
+from optax_ortho.layouts.shared import run_shared_round
 from optax_ortho.layouts.work import Work, groups
 
 
@@ -109,8 +110,9 @@ def _repeated(
 ) -> tuple[dict[tuple[int, int], list[jax.Array]], dict]:
     """A round as often as it repeats: one program, whatever the depth of a stack."""
     units = [unit for share in one.owners for unit in share]
+    run = run_shared_round if one.route.shared else run_round
     if one.repeats == 1:
-        found, state = run_round(
+        found, state = run(
             work, one, mesh, lambda u: [x[0] for x in inputs[u.leaf, u.index]], state
         )
         flat = [ys for share in found for ys in share]
@@ -122,7 +124,7 @@ def _repeated(
 
     def turn(_, now):
         xs, state = now
-        found, state = run_round(
+        found, state = run(
             work, one, mesh, lambda u: [x[u.index - where[1]] for x in xs], state
         )
         results = zip(*(ys for share in found for ys in share), strict=True)

@@ -1,8 +1,9 @@
-"""The sharded layout: every matrix whole on one device, at the least communication.
+"""The sharded layout: every matrix has one owner, at the least communication.
 
 Pieces travel to the matrix's owner in one all-to-all and come back in another; where
 parameters are replicated, devices share the work and gather its results. Nothing else
-is exchanged, and no work is done twice.
+is exchanged, and no work is done twice. An owner is a device, or several that share the
+work on a matrix; see `optax_ortho.layouts.shared`.
 """
 
 import collections
@@ -14,14 +15,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from optax_ortho.layouts.dealing import rounds
 from optax_ortho.layouts.pieces import block_shapes
-from optax_ortho.layouts.plan import Leaf, Round, kind_of, local_shape, rounds
+from optax_ortho.layouts.placing import placed, specs_of
+from optax_ortho.layouts.plan import Axes, Leaf, Round, kind_of, local_shape
 from optax_ortho.layouts.rounds import run_rounds, slots
+from optax_ortho.layouts.shared import shared_along
 from optax_ortho.layouts.work import groups, work_of
 from optax_ortho.matrices import (
     AxesOf,
     MatrixAxes,
     Orthogonalizer,
+    SharedOrthogonalizer,
     axes_at,
     path_of,
 )
@@ -45,6 +50,7 @@ class Sharded:
     mesh: Mesh | AbstractMesh
     params: Mapping[str, Placed] | None = dataclasses.field(repr=False)
     wire_dtype: Any
+    shared: Axes = ()
 
     def map(self, f: Any, axes: AxesOf, *operands: Any, state: Any = None) -> Any:
         """As `Local.map`; an `Orthogonalizer` may be handed a matrix's transpose."""
@@ -56,6 +62,8 @@ class Sharded:
         ]
         if not leaves:
             return operands[0] if state is None else (operands[0], state)
+        if state is None:
+            leaves = self.sharing(leaves, f)
         mesh, equivariant = self.mesh.shape, isinstance(f, Orthogonalizer)
         work = work_of(f, leaves, mesh, state, self.wire_dtype, AT_ONCE)
         plan = self.plan(leaves, equivariant)
@@ -70,7 +78,7 @@ class Sharded:
 
         specs = [PartitionSpec(*leaf.spec) for leaf in leaves]
         owned = PartitionSpec(self.mesh.axis_names)
-        run = self._on_mesh(on_device, ([specs] * len(columns), owned), (specs, owned))
+        run = self.on_mesh(on_device, ([specs] * len(columns), owned), (specs, owned))
         found, new = run(columns, {} if state is None else state)
         tree = treedef.unflatten([work.structure.unflatten(ys) for ys in found])
         return tree if state is None else (tree, new)
@@ -109,10 +117,25 @@ class Sharded:
 
             return {name: repeated(name) for name in zeros}
 
-        return self._on_mesh(on_device, (), PartitionSpec(self.mesh.axis_names))()
+        return self.on_mesh(on_device, (), PartitionSpec(self.mesh.axis_names))()
+
+    def specs(self, state: Any) -> Any:
+        """The `PartitionSpec` of each array of an optimizer's state, or its shapes."""
+        return specs_of(state, self.mesh, self.params or {})
+
+    def place(self, state: Any) -> Any:
+        """An optimizer's state, laid out as `specs` says where that can be said."""
+        if self._is_manual() or not isinstance(self.mesh, Mesh):
+            return state
+        return placed(state, self.mesh, self.params or {})
+
+    def sharing(self, leaves: Sequence[Leaf], f: Any) -> list[Leaf]:
+        """The leaves, those shared by several devices that `f` can work on so."""
+        along = self.shared if isinstance(f, SharedOrthogonalizer) else ()
+        return [shared_along(leaf, along, self.mesh.shape) for leaf in leaves]
 
     def plan(self, leaves: Sequence[Leaf], equivariant: bool) -> tuple[Round, ...]:
-        """Who works on what; see `optax_ortho.layouts.plan`."""
+        """Who works on what; see `optax_ortho.layouts.dealing`."""
         return rounds(leaves, self.mesh.shape, equivariant, AT_ONCE)
 
     def _placed(self, path: str) -> Placed:
@@ -136,10 +159,20 @@ class Sharded:
           ValueError: there is no such parameter, or the axes do not fit it.
         """
         placed = self._placed(path)
-        spec = tuple(_axes(entry) for entry in placed.spec)
-        spec += ((),) * (len(placed.shape) - len(spec))
         names = (placed.dtype, *(jnp.dtype(dtype).name for dtype in dtypes))
-        return Leaf(path, placed.shape, axes.resolve(placed.shape), spec, names)
+        resolved = axes.resolve(placed.shape)
+        return Leaf(path, placed.shape, resolved, self.spec(path), names)
+
+    def spec(self, path: str) -> tuple[Axes, ...]:
+        """The mesh axes along each axis of a parameter."""
+        placed = self._placed(path)
+        spec = tuple(_axes(entry) for entry in placed.spec)
+        return spec + ((),) * (len(placed.shape) - len(spec))
+
+    def whole(self, path: str) -> jax.ShapeDtypeStruct:
+        """The shape and dtype of a whole parameter."""
+        placed = self._placed(path)
+        return jax.ShapeDtypeStruct(placed.shape, placed.dtype)
 
     def _leaf(self, path: str, axes: AxesOf, *arrays: Any) -> Leaf:
         """The leaf of some arrays.
@@ -152,11 +185,10 @@ class Sharded:
             spec = ((),) * first.ndim
             names = (first.dtype.name, *(dtype.name for dtype in dtypes))
             return Leaf(path, first.shape, axes_at(axes, path, first), spec, names)
-        placed = self._placed(path)
-        like = jax.ShapeDtypeStruct(placed.shape, placed.dtype)
+        like = self.whole(path)
         leaf = self.leaf(path, axes_at(axes, path, like), *dtypes)
         inside = self._is_manual()
-        expected = local_shape(leaf, self.mesh.shape) if inside else placed.shape
+        expected = local_shape(leaf, self.mesh.shape) if inside else like.shape
         if first.shape != expected:
             where = "on one device" if inside else "whole"
             raise ValueError(
@@ -171,7 +203,8 @@ class Sharded:
         manual = jax.sharding.get_abstract_mesh().manual_axes
         return set(self.mesh.axis_names) <= set(manual)
 
-    def _on_mesh(self, f: Callable, in_specs: Any, out_specs: Any) -> Callable:
+    def on_mesh(self, f: Callable, in_specs: Any, out_specs: Any) -> Callable:
+        """A function of each device's parts; inside of a shard_map it is as it is."""
         if self._is_manual():
             return f
         return jax.shard_map(
@@ -179,13 +212,15 @@ class Sharded:
         )
 
 
-def sharded(params: Any, wire_dtype: Any = jnp.bfloat16) -> Sharded:
+def sharded(
+    params: Any, wire_dtype: Any = jnp.bfloat16, shared: Axes | str = ()
+) -> Sharded:
     """The layout for parameters in shards: each matrix whole on one device.
 
     Every matrix gets an owner among the devices that hold a piece or a copy of it. The
     owner receives the pieces, works on the whole matrix, and sends the results back, in
-    two all-to-alls a round; see `optax_ortho.layouts.plan`. What is sharded along its
-    batch axes alone needs no exchange, and what is replicated is worked on once and
+    two all-to-alls a round; see `optax_ortho.layouts.dealing`. What is sharded along
+    its batch axes alone needs no exchange, and what is replicated is worked on once and
     gathered. States as large as a matrix stay with their owner.
 
     It works under meshes with Auto and Explicit axes alike. Inside a `jax.shard_map`
@@ -197,12 +232,18 @@ def sharded(params: Any, wire_dtype: Any = jnp.bfloat16) -> Sharded:
         a leaf without one counts as replicated.
       wire_dtype: in what floating point travels that is wider; bfloat16 halves the
         bytes, and rounds what is orthogonalized and the result by 2^-9.
+      shared: mesh axes whose devices share the work on each matrix that has its longer
+        side along all of them, if the orthogonalizer is one of Newton-Schulz. It pays
+        where the mesh has twice as many devices as there are matrices, and the longer
+        side exceeds FLOP/s over the bytes/s along these axes, 2190 on a TPU v5e. What
+        either way costs is what `optax_ortho.plan` prints.
 
     Returns:
       A layout, for the `layout` argument of any recipe.
 
     Raises:
-      ValueError: no leaf has a `NamedSharding`, or two have different meshes.
+      ValueError: no leaf has a `NamedSharding`, two have different meshes, or the mesh
+        has no such axis.
 
     Examples:
       >>> mesh = jax.make_mesh((1,), ("fsdp",))
@@ -234,39 +275,14 @@ def sharded(params: Any, wire_dtype: Any = jnp.bfloat16) -> Sharded:
             f"sharded needs one mesh; the parameters lie on {len(set(meshes))}: "
             f"{', '.join(str(dict(mesh.shape)) for mesh in set(meshes))}."
         )
-    return Sharded(meshes[0], placed, jnp.dtype(wire_dtype))
-
-
-def replicated(
-    axis_name: str, axis_size: int, wire_dtype: Any = jnp.bfloat16
-) -> Sharded:
-    """The layout inside `jax.pmap` or `jax.shard_map` where each device has everything.
-
-    Each device works on its share of the matrices and all gather the results, instead
-    of all doing all the work. Gradients must be equal on all devices, so reduce them
-    first.
-
-    Args:
-      axis_name: the axis of the enclosing pmap or shard_map.
-      axis_size: how many devices it has.
-      wire_dtype: as in `sharded`.
-
-    Returns:
-      A layout, for the `layout` argument of any recipe. States of matrices are those of
-      each device's own, so `init` goes inside too.
-
-    Examples:
-      >>> from optax_ortho import muon
-      >>> tx = muon(0.02, layout=replicated("devices", 1))
-      >>> def step(params, gradient):
-      ...     updates, _ = tx.update(gradient, tx.init(params), params)
-      ...     return updates
-      >>> x = jnp.ones((1, 4, 6))
-      >>> jax.pmap(step, axis_name="devices")(x, x).shape
-      (1, 4, 6)
-    """
-    mesh = AbstractMesh((axis_size,), (axis_name,))
-    return Sharded(mesh, None, jnp.dtype(wire_dtype))
+    shared = (shared,) if isinstance(shared, str) else tuple(shared)
+    unknown = [axis for axis in shared if axis not in meshes[0].shape]
+    if unknown:
+        raise ValueError(
+            f"shared names no mesh axis: {unknown}; the mesh has "
+            f"{tuple(meshes[0].shape)}."
+        )
+    return Sharded(meshes[0], placed, jnp.dtype(wire_dtype), shared)
 
 
 def _axes(entry: Any) -> tuple[str, ...]:

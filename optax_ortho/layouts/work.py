@@ -7,8 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from optax_ortho.layouts.pieces import block_shapes
-from optax_ortho.layouts.plan import Kind, Leaf, MeshShape, kind_of
-from optax_ortho.matrices import BlockOrthogonalizer, Orthogonalizer
+from optax_ortho.layouts.plan import Axes, Kind, Leaf, MeshShape, kind_of
+from optax_ortho.matrices import (
+    BlockOrthogonalizer,
+    Orthogonalizer,
+    SharedOrthogonalizer,
+)
 
 
 class Work(NamedTuple):
@@ -19,6 +23,7 @@ class Work(NamedTuple):
         returns the blocks of each result and the new states.
       in_blocks: instead, where it is known, a function of one matrix in column blocks,
         ``(s, m, k)``, in any order of rows and columns.
+      shared: the same where devices along some mesh axes have blocks of one matrix.
       operands: how many matrices it takes.
       structure: of what it returns for one.
       dtypes: of what it returns, for each leaf.
@@ -30,6 +35,7 @@ class Work(NamedTuple):
 
     f: Callable[[list, tuple, Kind], tuple[list, tuple]]
     in_blocks: Callable[[jax.Array, Kind], jax.Array] | None
+    shared: Callable[[jax.Array, Axes], jax.Array] | None
     operands: int
     structure: Any
     dtypes: Sequence[Sequence[Any]]
@@ -70,12 +76,13 @@ def work_of(
     return Work(
         _on_blocks(call),
         _in_blocks(f) if isinstance(f, BlockOrthogonalizer) else None,
+        _shared(f, wire_dtype) if isinstance(f, SharedOrthogonalizer) else None,
         len(leaves[0].dtypes) - 1,
         jax.tree.structure(found[kinds[0]]),
         dtypes,
         lambda kind: () if state is None else groups(kind, mesh),
-        _narrowed((dtype for leaf in leaves for dtype in leaf.dtypes[1:]), wire_dtype),
-        _narrowed((dtype for column in dtypes for dtype in column), wire_dtype),
+        narrowed((dtype for leaf in leaves for dtype in leaf.dtypes[1:]), wire_dtype),
+        narrowed((dtype for column in dtypes for dtype in column), wire_dtype),
         at_once,
     )
 
@@ -105,16 +112,16 @@ def _result(f: Callable, kind: Kind, mesh: MeshShape, state: Any) -> Any:
     return jax.eval_shape(f, *blocks, one)[0]
 
 
-def _narrowed(dtypes: Iterable[Any], wire_dtype: Any) -> Any:
+def narrowed(dtypes: Iterable[Any], wire_dtype: Any) -> Any:
     """The dtype in which arrays travel: the wire's, unless all are narrower."""
     wire = jnp.dtype(wire_dtype)
 
-    def narrowed(dtype):
+    def one(dtype):
         dtype = jnp.dtype(dtype)
         wider = dtype.itemsize > wire.itemsize
         return wire if wider and jnp.issubdtype(dtype, jnp.floating) else dtype
 
-    return jnp.result_type(*map(narrowed, dtypes))
+    return jnp.result_type(*map(one, dtypes))
 
 
 def _without_state(f: Callable) -> Callable:
@@ -142,3 +149,11 @@ def _in_blocks(orthogonalizer: BlockOrthogonalizer) -> Callable:
         return orthogonalizer.orthogonalize_blocks(x.astype(kind.dtypes[1]))
 
     return in_blocks
+
+
+def _shared(orthogonalizer: SharedOrthogonalizer, wire_dtype: Any) -> Callable:
+    def shared(x, axes: Axes):
+        wire = narrowed([x.dtype], wire_dtype)
+        return orthogonalizer.orthogonalize_shared(x, axes, wire)
+
+    return shared

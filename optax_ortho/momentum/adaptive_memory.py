@@ -28,7 +28,7 @@ import optax
 from jax import lax
 
 from optax_ortho.blocks import init_blocks, map_blocks, quotient
-from optax_ortho.checks import check_number
+from optax_ortho.checks import check_number, refuse_one_owner
 from optax_ortho.matrices import AxesOf, last_two
 
 Sums = tuple[jax.Array, ...]
@@ -106,7 +106,9 @@ def adaptive_memory(
         return AdaptiveMemoryState(jnp.zeros([], jnp.int32), memory, beta)
 
     def update(updates, state, params=None, **extra):
-        del params, extra
+        del params
+        if scope != "matrix":
+            refuse_one_owner(f"adaptive_memory(scope={scope!r})", extra)
         is_first = state.remembered == 0
 
         def weigh(sums: Sums) -> jax.Array:

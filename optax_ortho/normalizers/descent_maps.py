@@ -96,7 +96,8 @@ def sinkhorn(
     def on_block(one, scale, x, state):
         del scale  # Of the last stage.
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        largest = jnp.max(jnp.abs(wide), one.fan_in + one.fan_out, keepdims=True)
+        whole = one.fan_in + one.fan_out
+        largest = jnp.max(jnp.abs(wide), whole, keepdims=True, initial=0)
         wide = wide / _or_one(largest)
         # The iterate is diag(sqrt(u)) X diag(sqrt(v)); its norms need only X^2, u, v.
         square = wide * wide
@@ -108,7 +109,7 @@ def sinkhorn(
             return u, v
 
         ones = tuple(
-            jnp.ones_like(jnp.max(square, along, keepdims=True))
+            jnp.ones_like(jnp.sum(square, along, keepdims=True))
             for along in (one.fan_out, one.fan_in)
         )
         u, v = lax.fori_loop(0, rounds, one_round, ones)

@@ -21,6 +21,7 @@ from optax_ortho.labels import ROLES, Label, resolve
 from optax_ortho.matrices import AxesOf, path_of
 from optax_ortho.measures import measured, measured_spectrum
 from optax_ortho.optimizers._arguments import DEFAULTS, Common
+from optax_ortho.optimizers._owned import across, on_owners, on_parts, whole
 from optax_ortho.recording import record
 
 MATRIX, OTHER = "matrix", "other"
@@ -35,7 +36,7 @@ class RecipeState(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What a recipe tells a summary about one of its groups."""
+    """What a recipe tells about one of its groups; `layout` is that of matrices."""
 
     name: str
     method: str
@@ -44,6 +45,7 @@ class Group(NamedTuple):
     shares_rate: bool
     leaves: tuple[tuple[str, Any, Label], ...]
     state: optax.OptState
+    layout: Any = None
 
 
 def matrices_else_fallback(
@@ -94,7 +96,15 @@ def matrices_else_fallback(
     layout = layouts.local() if given["layout"] is None else given["layout"]
     fallback = given["fallback"]
 
-    matrix = direction(labels.axes, layout)
+    if isinstance(layout, layouts.Owned):
+        if given["diagnostics"]:
+            raise ValueError(
+                "diagnostics need all matrices, and with layouts.owned a device has "
+                "some of them only: leave them out, or use layouts.sharded."
+            )
+        matrix = on_owners(direction, labels.axes, layout)
+    else:
+        matrix = direction(labels.axes, layout)
     if given["diagnostics"]:
         matrix = measured(matrix)
     if given["diagnostics"] == "spectrum":
@@ -113,12 +123,15 @@ def matrices_else_fallback(
         MATRIX: with_rate_and_decay(
             matrix, learning_rate, (decay or decoupled_decay)(weight_decay, mask)
         ),
-        OTHER: rest,
-        **own,
+        OTHER: on_parts(rest, layout),
+        **{role: on_parts(one, layout) for role, one in own.items()},
     }
 
+    def label_of(path, leaf):
+        return labels.label(path, whole(layout, path, leaf))
+
     def group_of(keys, leaf):
-        role = labels.label(path_of(keys), leaf).role
+        role = label_of(path_of(keys), leaf).role
         return role if role in transforms else OTHER
 
     def groups(params):
@@ -127,7 +140,7 @@ def matrices_else_fallback(
     split = optax.partition(transforms, groups)
 
     def init(params):
-        state: Any = split.init(params)
+        state: Any = layout.place(split.init(params))
         keyed = jax.tree_util.tree_leaves_with_path(params)
         settings: dict[str, Any] = {
             MATRIX: (name, learning_rate, weight_decay, False),
@@ -137,22 +150,23 @@ def matrices_else_fallback(
             settings[OTHER] = ("fallback", None, None, False)
         for group in transforms:
             leaves = tuple(
-                (path_of(keys), leaf, labels.label(path_of(keys), leaf))
+                (path_of(keys), leaf, label_of(path_of(keys), leaf))
                 for keys, leaf in keyed
                 if group_of(keys, leaf) == group
             )
             inner = state.inner_states[group]
             facts = settings.get(group, (f"fallback[{group!r}]", None, None, False))
             method, rate, decayed, shared = facts
-            record(Group(group, method, rate, decayed, shared, leaves, inner))
+            spread = layout if group == MATRIX else None
+            record(Group(group, method, rate, decayed, shared, leaves, inner, spread))
         return state
 
     def batch_axes(path, leaf):
-        axes = labels.label(path, leaf).axes
-        return () if axes is None else axes.resolve(leaf.shape).batch(leaf.ndim)
+        axes = label_of(path, leaf).axes
+        return () if axes is None else axes.batch(leaf.ndim)
 
     recipe = optax.GradientTransformationExtraArgs(init, split.update)
-    return guard(keep_dtypes(recipe), given["nonfinite"], batch_axes)
+    return guard(keep_dtypes(recipe), given["nonfinite"], batch_axes, across(layout))
 
 
 def check_rate(name: str, rate: Any) -> None:

@@ -139,7 +139,9 @@ def scale_by_am_adamw(
             # Without the bound, a gradient above 1e19 would stop this leaf for good.
             square = jnp.minimum(g32 * g32, jnp.finfo(jnp.float32).max)
             v = b2 * v + (1 - b2) * square
-            root = jnp.sqrt(v / (1 - b2**count))
+            # The root of zero has no derivative.
+            some = v > 0
+            root = jnp.where(some, jnp.sqrt(jnp.where(some, v, 1) / (1 - b2**count)), 0)
             p = (1 - b1_max * product) * (root + eps)
             inverse = quotient(jnp.ones_like(p), p)
             apart, stay = d32 - g32, 1 / (1 + lam * p)

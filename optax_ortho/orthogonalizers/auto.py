@@ -104,6 +104,24 @@ class Auto:
         s, m, k = x.shape
         return self._chosen((m, s * k), x, lambda method: method.orthogonalize_blocks)
 
+    def orthogonalize_shared(
+        self, x: jax.Array, axes: tuple[str, ...], wire_dtype: Any
+    ) -> jax.Array:
+        """As `NewtonSchulz.orthogonalize_shared`, by what suits this device's part."""
+        s, m, k = x.shape
+        return self._chosen(
+            (m, max(m, s * k)),
+            x,
+            lambda method: lambda x: method.orthogonalize_shared(x, axes, wire_dtype),
+        )
+
+    def shared_cost(
+        self, m: int, n: int, devices: int, wire_dtype: Any
+    ) -> tuple[float, float]:
+        """FLOPs, and bytes sent, of each device of a TPU or GPU."""
+        method = NewtonSchulz(self.coefficients, self.steps)
+        return method.shared_cost(m, n, devices, wire_dtype)
+
     def _chosen(self, shape: Any, x: jax.Array, way: Callable) -> jax.Array:
         """The way of the method for the platform that the program is compiled for."""
         methods = {

@@ -34,6 +34,13 @@ from optax_ortho.orthogonalizers.newton_schulz import (
 )
 from optax_ortho.orthogonalizers.prescale import Prescale, frobenius
 from optax_ortho.orthogonalizers.products import Products
+from optax_ortho.orthogonalizers.sharing import (
+    Shared,
+    by_sums,
+    cost_of_gather,
+    cost_of_sums,
+    with_columns,
+)
 from optax_ortho.orthogonalizers.tables import KELLER_JORDAN
 
 
@@ -124,6 +131,16 @@ class GramNewtonSchulz:
         """
         return in_blocks(self, x, self._iterated)
 
+    def orthogonalize_shared(
+        self, x: jax.Array, axes: tuple[str, ...], wire_dtype: Any
+    ) -> jax.Array:
+        """Orthogonalizes one matrix of which this device has the blocks ``(s, m, k)``.
+
+        The devices along the mesh axes `axes` have the other blocks. Gram matrices
+        travel as they are, because errors in them are amplified.
+        """
+        return with_columns(self, x, Shared(axes), self._iterated)
+
     def _iterated(self, x: jax.Array, products: Products) -> jax.Array:
         y, r, inverse = started(self, x, products)
         # Sums are in float32; what goes into a product is in the dtype to compute in.
@@ -155,6 +172,21 @@ class GramNewtonSchulz:
     def flops(self, m: int, n: int) -> int:
         """Floating-point operations for one real m x n matrix."""
         short, long = sorted((m, n))
-        restarts = sum(0 < step < self.steps for step in self.restarts)
-        squares = 8 * self.steps - 6 * (1 + restarts)
-        return squares * short**3 + 4 * (1 + restarts) * short**2 * long
+        starts, squares = self._counts()
+        return 2 * squares * short**3 + 4 * starts * short**2 * long
+
+    def shared_cost(
+        self, m: int, n: int, devices: int, wire_dtype: Any
+    ) -> tuple[float, float]:
+        """FLOPs, and bytes sent, of each device that shares an m x n matrix."""
+        dtype = jnp.dtype(jnp.float32 if self.dtype is None else self.dtype)
+        if not by_sums(self, dtype):
+            sent = cost_of_gather(m, n, devices)
+            return self.flops(m, n), dtype.itemsize * sent
+        flops, sent = cost_of_sums(*self._counts(), m, n, devices, False)
+        return flops, dtype.itemsize * sent
+
+    def _counts(self) -> tuple[int, int]:
+        """How many starts, and how many products of squares between them."""
+        starts = 1 + sum(0 < step < self.steps for step in self.restarts)
+        return starts, 4 * self.steps - 3 * starts

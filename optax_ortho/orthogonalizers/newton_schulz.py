@@ -22,10 +22,18 @@ from optax_ortho.orthogonalizers.prescale import (
     Prescale,
     frobenius,
     inverse_of,
-    near_unit,
     normalized,
 )
 from optax_ortho.orthogonalizers.products import InBlocks, Products
+from optax_ortho.orthogonalizers.sharing import (
+    Shared,
+    by_sums,
+    cost_of_gather,
+    cost_of_sums,
+    has_range,
+    in_rows,
+    with_columns,
+)
 from optax_ortho.orthogonalizers.tables import COEFFICIENTS, KELLER_JORDAN
 
 
@@ -91,6 +99,18 @@ class NewtonSchulz:
         """
         return in_blocks(self, x, self._iterated)
 
+    def orthogonalize_shared(
+        self, x: jax.Array, axes: tuple[str, ...], wire_dtype: Any
+    ) -> jax.Array:
+        """Orthogonalizes one matrix of which this device has the blocks ``(s, m, k)``.
+
+        The devices along the mesh axes `axes` have the other blocks; what they send of
+        Gram matrices travels in `wire_dtype`.
+        """
+        rows = in_rows(x.shape[1], jax.lax.axis_size(axes))
+        products = Shared(axes, wire_dtype, rows)
+        return with_columns(self, x, products, self._iterated)
+
     def _iterated(self, x: jax.Array, products: Products) -> jax.Array:
         y, p, inverse = started(self, x, products)
         # Not in half precision, which would round the coefficients too.
@@ -105,8 +125,23 @@ class NewtonSchulz:
     def flops(self, m: int, n: int) -> int:
         """Floating-point operations for one real m x n matrix."""
         short, long = sorted((m, n))
-        squares = sum(c != 0 for _, _, c in rows_of(self))
-        return 4 * len(rows_of(self)) * short**2 * long + 2 * squares * short**3
+        steps, squares = self._counts()
+        return 4 * steps * short**2 * long + 2 * squares * short**3
+
+    def shared_cost(
+        self, m: int, n: int, devices: int, wire_dtype: Any
+    ) -> tuple[float, float]:
+        """FLOPs, and bytes sent, of each device that shares an m x n matrix."""
+        itemsize = jnp.dtype(wire_dtype).itemsize
+        if not by_sums(self, jnp.float32):
+            return self.flops(m, n), itemsize * cost_of_gather(m, n, devices)
+        rows = in_rows(m, devices)
+        flops, sent = cost_of_sums(*self._counts(), m, n, devices, rows)
+        return flops, itemsize * sent
+
+    def _counts(self) -> tuple[int, int]:
+        """How many steps, and how many of them with a square of the Gram matrix."""
+        return len(rows_of(self)), sum(c != 0 for _, _, c in rows_of(self))
 
 
 def complete(iteration: Any) -> None:
@@ -185,11 +220,10 @@ def started(
         dtype = jnp.promote_types(dtype, jnp.complex64)
     bound, eps = iteration.coefficients.bound, iteration.eps
     of_squares = FROM_SQUARES.get(iteration.prescale)
-    if of_squares is None or jnp.finfo(dtype).maxexp < jnp.finfo(jnp.float32).maxexp:
+    if of_squares is None or not has_range(dtype):
         y = normalized(x, iteration.prescale, eps, bound, dtype)
         return y, products.gram(y, iteration.precision), jnp.ones([1] * x.ndim)
-    axes = (-3, -2, -1) if isinstance(products, InBlocks) else (-2, -1)
-    y, power = near_unit(x.astype(wide), axes)
+    y, power = products.near_unit(x.astype(wide))
     y = y.astype(dtype)
     gram = products.gram(y, iteration.precision)
     squares = jnp.trace(gram.real.astype(power.dtype), axis1=-2, axis2=-1)

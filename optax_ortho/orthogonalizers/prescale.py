@@ -122,7 +122,9 @@ def to_unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x * power, power
 
 
-def near_unit(x: jax.Array, axes: tuple[int, ...] = (-2, -1)) -> Any:
+def near_unit(
+    x: jax.Array, axes: tuple[int, ...] = (-2, -1), mesh_axes: tuple[str, ...] = ()
+) -> Any:
     """`to_unit` by a few projections, for what tolerates entries from 2^-30 to 2^30.
 
     Each row is projected on eight fixed vectors, cosines of incommensurable
@@ -133,6 +135,7 @@ def near_unit(x: jax.Array, axes: tuple[int, ...] = (-2, -1)) -> Any:
     Args:
       x: ``(..., m, n)``.
       axes: of one matrix; ``(-3, -2, -1)`` for ``(s, m, k)`` blocks of one.
+      mesh_axes: those along which devices have the other blocks.
 
     Returns:
       The scaled matrices, and the powers, with length 1 along `axes`.
@@ -146,6 +149,7 @@ def near_unit(x: jax.Array, axes: tuple[int, ...] = (-2, -1)) -> Any:
     projections = jnp.matmul(x, (jnp.cos(angles) / n).astype(x.dtype))
     size = jnp.abs(projections.real) + jnp.abs(projections.imag)
     largest = lax.stop_gradient(size.max(axes, keepdims=True))
+    largest = lax.pmax(largest, mesh_axes) if mesh_axes else largest
     power = _inverse_power_of_two(largest)
     return x * power, power
 

@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from optax_ortho.orthogonalizers.prescale import is_tall
+from optax_ortho.orthogonalizers.prescale import is_tall, near_unit
 
 
 @dataclasses.dataclass(frozen=True)
 class Products:
     """The three products of a Newton-Schulz iteration, as XLA does them.
+
+    What comes before them, the scaling, depends as they do on how a matrix lies.
 
     A subclass may do them in another way; `optax_ortho.orthogonalizers.kernels` has two
     that compute one triangle of a symmetric result.
@@ -26,6 +28,10 @@ class Products:
       >>> print(Products().gram(x, None), Products().gram(x.T, None))
       [[5.]] [[5.]]
     """
+
+    def near_unit(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """X times a power of two, and the power; see `prescale.near_unit`."""
+        return near_unit(x)
 
     def gram(self, x: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
         """``X X^H``, or ``X^H X`` of a tall X, in the dtype of X."""
@@ -75,6 +81,10 @@ class InBlocks(Products):
     What several devices have sent is such an array; joining the blocks would cost as
     much memory traffic as a product.
     """
+
+    def near_unit(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """All blocks times one power of two."""
+        return near_unit(x, (-3, -2, -1))
 
     def gram(self, x: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
         """``X X^H``, the sum of the blocks' own."""

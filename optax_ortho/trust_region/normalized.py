@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_ortho.blocks import length, map_blocks, quotient, rms
-from optax_ortho.checks import check_number
+from optax_ortho.checks import check_number, refuse_one_owner
 from optax_ortho.matrices import AxesOf, last_two
 
 
@@ -81,9 +81,10 @@ def normalized(
         return y if factor == 1 else y * jnp.asarray(factor, y.dtype), state
 
     def update(updates, state, params=None, **extra):
-        del params, extra
+        del params
         if scope == "matrix":
             return map_blocks(one_block, axes, None, updates)[0], state
+        refuse_one_owner("normalized(scope='global')", extra)
         size, number = _rms_of_all(updates)
         return jax.tree.map(lambda x: divide(x, size, number), updates), state
 

@@ -2,12 +2,14 @@
 
 import collections
 import math
+import time
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
 from optax_ortho import MatrixAxes, Split
+from optax_ortho.layouts.dealing import rounds
 from optax_ortho.layouts.plan import (
     Leaf,
     Route,
@@ -15,7 +17,6 @@ from optax_ortho.layouts.plan import (
     local_batch,
     order_of,
     pool_size,
-    rounds,
     route_of,
 )
 
@@ -102,6 +103,18 @@ def test_small_matrices_travel_together():
     apart = rounds(leaves, FSDP, True, at_once=1)
     together = rounds(leaves, FSDP, True, at_once=4 * 8 * 8)
     assert (len(apart), len(together)) == (8, 2)
+
+
+def test_a_plan_for_many_devices_is_quick():
+    shapes = ((2048, 2048), (2048, 512), (2048, 8192), (8192, 2048))
+    leaves = [
+        leaf(str(i), (9, *shapes[i % len(shapes)]), None, "d") for i in range(400)
+    ]
+    started = time.process_time()
+    plan = rounds(leaves, {"d": 256}, True, 2**18)
+    # It takes a tenth of a second, and this much on a machine with much else to do.
+    assert time.process_time() - started < 2
+    assert sum(owned(plan).values()) == 400 * 9
 
 
 @settings(deadline=None, max_examples=60)

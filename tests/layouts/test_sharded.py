@@ -129,7 +129,8 @@ def test_several_operands_results_and_states(name):
 
 def test_the_wire_rounds_to_bfloat16():
     tree, host = laid_out("fsdp", AxisType.Auto)
-    found = sharded(tree).map(lambda x: x, axes, tree)
+    layout = sharded(tree)
+    found = jax.jit(lambda tree: layout.map(lambda x: x, axes, tree))(tree)
     for k, x in host.items():
         rounded = x.astype(jnp.bfloat16).astype(jnp.float32)
         replicas = np.asarray(found[k])

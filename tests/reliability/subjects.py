@@ -1,6 +1,7 @@
 """Who stands before the bar: every optimizer, as it comes, and Optax's Muon."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import optax_ortho
 from optax_ortho import MatrixAxes
 from optax_ortho.matrices import path_of
 from optax_ortho.testing import random_like, with_extra
-from tests.rows import LABELS, MODEL, RATE, new_params
+from tests.rows import LABELS, MODEL, ONE_STEP, RATE, new_params
 
 # In MKOR a bias beside its kernel is a part of it; this one stands alone.
 SHAPES = {name: shape for name, shape in MODEL.items()} | {
@@ -22,9 +23,11 @@ SHAPES = {name: shape for name, shape in MODEL.items()} | {
 }
 NAMES = {**{k: v for k, v in LABELS.items() if k != "dense/bias"}, "bias": "bias"}
 MATRICES = ("conv", "dense/kernel", "stack")
+# One of each kind, for what is not about the kinds of leaves.
+SMALL = {"dense": {"kernel": (4, 6)}, "bias": (6,)}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
     """One optimizer under test.
 
@@ -39,6 +42,7 @@ class Subject:
       real: whether it refuses complex leaves.
       statistics: whether its update needs statistics.
       other: arguments that make another optimizer with a state of the same kind.
+      shapes: the parameters it usually stands on.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Subject:
     real: bool = False
     statistics: bool = False
     other: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    shapes: Mapping[str, Any] = dataclasses.field(default_factory=lambda: SHAPES)
 
     def __str__(self) -> str:
         return self.name
@@ -69,9 +74,17 @@ class Subject:
         return with_extra(tx, {"statistics": statistics} if statistics else {})
 
     def standard(self, dtype: Any = jnp.float32, **arguments: Any) -> tuple[Any, Any]:
-        """The optimizer and parameters of every kind."""
-        params = new_params(SHAPES, dtype)
-        return self.new(NAMES, params, **arguments), params
+        """The optimizer and its usual parameters; asked again, the same object.
+
+        So the checks of one optimizer share its compiled step.
+        """
+        return _standard(self, jnp.dtype(dtype), tuple(arguments.items()))
+
+
+@functools.cache
+def _standard(subject: Subject, dtype: Any, arguments: tuple) -> tuple[Any, Any]:
+    params = new_params(subject.shapes, dtype)
+    return subject.new(NAMES, params, **dict(arguments)), params
 
 
 def contrib(learning_rate: Any, labels: Mapping, **arguments: Any) -> Any:
@@ -147,6 +160,12 @@ def every_step(factory: Callable) -> Callable:
 
 
 MUON = ours(optax_ortho.muon, polar=True, rotates=True)
+# One step is enough where it is not about the iteration.
+SHORT = dataclasses.replace(
+    MUON,
+    factory=functools.partial(optax_ortho.muon, orthogonalizer=ONE_STEP),
+    shapes=SMALL,
+)
 OURS = [
     MUON,
     ours(optax_ortho.normuon, rotates=False),
@@ -156,7 +175,7 @@ OURS = [
     ours(free_of_scale(optax_ortho.namo), rotates=True),
     ours(free_of_scale(optax_ortho.namo_d)),
     ours(optax_ortho.aro, matmul=False),
-    ours(every_step(optax_ortho.fismo), matmul=False),
+    ours(every_step(optax_ortho.fismo), matmul=False, rotates=True),
     ours(every_step(optax_ortho.mkor), matmul=False, real=True, statistics=True),
     ours(optax_ortho.dion, matmul=False),
     ours(optax_ortho.adaptive_memory_muon, polar=True, rotates=True),

@@ -42,7 +42,6 @@ def muon():
     return optax_ortho.muon(0.1, labels=label, orthogonalizer=ONE_STEP)
 
 
-@pytest.mark.slow
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(shapes=TREES, dtypes=st.tuples(DTYPES, DTYPES), seed=st.integers(0, 99))
 def test_types_of_any_tree_stay(shapes, dtypes, seed):

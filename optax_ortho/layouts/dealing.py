@@ -1,0 +1,190 @@
+"""Which owner works on which matrix, and in which round.
+
+Whole matrices go in rounds in which every owner receives the same number of elements.
+Shared ones go one to an owner and round: their owners are groups of devices, and all
+run one program, so a matrix is padded with zeros to the largest of its round.
+"""
+
+import heapq
+import math
+from collections.abc import Sequence
+
+from optax_ortho.layouts.plan import (
+    Axes,
+    Kind,
+    Leaf,
+    MeshShape,
+    Round,
+    Route,
+    Unit,
+    kind_of,
+    local_batch,
+    pool_size,
+    route_of,
+)
+
+Shares = tuple[tuple[Unit, ...], ...]
+"""The units of each owner."""
+
+
+def rounds(
+    leaves: Sequence[Leaf], mesh: MeshShape, equivariant: bool, at_once: int
+) -> tuple[Round, ...]:
+    """The rounds in which the matrices of some leaves are worked on.
+
+    As many rounds as possible give every owner the same kinds of matrices. What is left
+    over goes to the owner with the fewest elements so far, longest first; whole rounds
+    are taken back into that heap while it becomes more even.
+
+    Args:
+      leaves: the parameters.
+      mesh: the size of each mesh axis.
+      equivariant: whether a matrix may be replaced by its transpose.
+      at_once: how many elements of small matrices an owner may receive together.
+
+    Returns:
+      The rounds, largest matrices first.
+    """
+    pools: dict[Route, list[Unit]] = {}
+    for number, leaf in enumerate(leaves):
+        kind = kind_of(leaf, mesh, equivariant)
+        units = [Unit(number, i, kind) for i in range(local_batch(leaf, mesh))]
+        pools.setdefault(route_of(leaf, mesh), []).extend(units)
+    found = []
+    for route, units in pools.items():
+        owners = pool_size(route, mesh)
+        if route.shared:
+            found += _of_shared(route, units, owners)
+        else:
+            found += _of_whole(route, units, owners, at_once)
+    return tuple(sorted(found, key=lambda r: -r.elements))
+
+
+def _of_shared(route: Route, units: Sequence[Unit], owners: int) -> list[Round]:
+    """A matrix to each owner, the largest first."""
+    found: list[Round] = []
+    # In one program all matrices come in as many blocks of columns.
+    alike: dict[Axes, list[Unit]] = {}
+    for stack in _stacks(units):
+        repeated, rest = _repeated(route, stack, owners, owners)
+        found += repeated
+        if rest:
+            kind = rest[0].kind
+            along = tuple(a for axes in kind.sharded[kind.lead :] for a in axes)
+            alike.setdefault(along, []).extend(rest)
+    for same in alike.values():
+        same = sorted(same, key=_largest_first)
+        for i in range(0, len(same), owners):
+            shares = [(unit,) for unit in same[i : i + owners]]
+            shares += [()] * (owners - len(shares))
+            found.append(Round(route, tuple(shares)))
+    return found
+
+
+def _of_whole(
+    route: Route, units: Sequence[Unit], owners: int, at_once: int
+) -> list[Round]:
+    """The same number of elements to each owner, as far as it goes."""
+    found: list[Round] = []
+    kinds: dict[Kind, list[Unit]] = {}
+    for stack in _stacks(units):
+        size = _each(stack, owners, at_once) * owners
+        repeated, rest = _repeated(route, stack, size, owners)
+        found += repeated
+        kinds.setdefault(stack[0].kind, []).extend(rest)
+    even, heap = [], []
+    for same in kinds.values():
+        whole = len(same) // owners * owners
+        while whole:
+            size = _each(same[:whole], owners, at_once) * owners
+            even.append(Round(route, _dealt(same[:size], owners)))
+            same, whole = same[size:], whole - size
+        heap += same
+    uneven, taken = _balanced(heap, even, owners)
+    found += [one for i, one in enumerate(even) if i not in taken]
+    return [*found, Round(route, uneven)] if any(uneven) else found
+
+
+def _stacks(units: Sequence[Unit]) -> list[list[Unit]]:
+    """The units of each leaf."""
+    stacks: dict[int, list[Unit]] = {}
+    for unit in units:
+        stacks.setdefault(unit.leaf, []).append(unit)
+    return list(stacks.values())
+
+
+def _repeated(
+    route: Route, stack: list[Unit], size: int, owners: int
+) -> tuple[list[Round], list[Unit]]:
+    """One round for as much of a stack as fills several, and the rest."""
+    repeats = len(stack) // size
+    if repeats < 2:
+        return [], stack
+    one = Round(route, _dealt(stack[:size], owners), repeats)
+    return [one], stack[repeats * size :]
+
+
+def _each(same: Sequence[Unit], owners: int, at_once: int) -> int:
+    """How many of some units of one kind each owner gets in a round."""
+    per_unit = max(_elements(same[:1]) * owners, 1)
+    return max(min(at_once // per_unit, len(same) // owners), 1)
+
+
+def _dealt(units: Sequence[Unit], owners: int) -> Shares:
+    each = len(units) // owners
+    return tuple(tuple(units[i * each : (i + 1) * each]) for i in range(owners))
+
+
+def _balanced(
+    heap: list[Unit], even: Sequence[Round], owners: int
+) -> tuple[Shares, set[int]]:
+    """The heap by owner, and which even rounds were taken into it."""
+    taken: set[int] = set()
+    best, padding = _longest_first(heap, owners)
+    while padding:
+        # One of several rounds alike is as good as another.
+        alike: dict[tuple[Kind, int], int] = {}
+        for i, one in enumerate(even):
+            if i not in taken:
+                first = one.owners[0]
+                alike.setdefault((first[0].kind, len(first)), i)
+        trials = {
+            i: _longest_first([*heap, *_units(even[i])], owners) for i in alike.values()
+        }
+        if not trials:
+            break
+        i = min(trials, key=lambda i: (trials[i][1], even[i].elements))
+        if trials[i][1] >= padding:
+            break
+        taken.add(i)
+        heap = [*heap, *_units(even[i])]
+        best, padding = trials[i]
+    return best, taken
+
+
+def _longest_first(units: Sequence[Unit], owners: int) -> tuple[Shares, int]:
+    """Each unit to the owner with the least so far, the largest unit first.
+
+    Returns:
+      The units of each owner, and how many elements all together lack to the longest.
+    """
+    shares: list[list[Unit]] = [[] for _ in range(owners)]
+    heap = [(0, i) for i in range(owners)]
+    for unit in sorted(units, key=_largest_first):
+        size, i = heap[0]
+        shares[i].append(unit)
+        heapq.heapreplace(heap, (size + _elements([unit]), i))
+    sizes = [size for size, _ in heap]
+    return tuple(map(tuple, shares)), max(sizes) * owners - sum(sizes)
+
+
+def _largest_first(unit: Unit) -> tuple[int, tuple[int, ...]]:
+    return -_elements([unit]), unit.kind.dims
+
+
+def _units(one: Round) -> list[Unit]:
+    return [unit for share in one.owners for unit in share]
+
+
+def _elements(units: Sequence[Unit]) -> int:
+    return sum(math.prod(unit.kind.dims) for unit in units)

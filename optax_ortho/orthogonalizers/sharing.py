@@ -1,0 +1,155 @@
+"""One matrix on several devices: each has columns, and all know the Gram matrix.
+
+With X in columns X_1 to X_s, X X^H is the sum of all X_i X_i^H, and Q X consists of all
+Q X_i. So a Newton-Schulz step sends nothing but sums of Gram matrices. What follows on
+them, short side by short side, every device does for itself, or each does some of the
+rows and all gather them.
+
+Where these travel in bfloat16 their diagonals do not: near the end a Gram matrix is
+nearly the identity, and most of what rounding puts in is put on the diagonal. For a
+random 768 x 3072 matrix on four devices the error is 0.28 % with exact diagonals and
+0.96 % without.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from optax_ortho.orthogonalizers.prescale import FROM_SQUARES, near_unit
+from optax_ortho.orthogonalizers.products import InBlocks, Products
+
+# Up to so many devices all do all the rows: a gather would cost more than it saves.
+ALL_ROWS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared(InBlocks):
+    """The products of one matrix in blocks of columns on several devices.
+
+    Args:
+      axes: the mesh axes of the devices; they are manual.
+      wire_dtype: in what sums and rows travel; None is their own dtype.
+      in_rows: whether each device computes some rows of a polynomial.
+    """
+
+    axes: tuple[str, ...]
+    wire_dtype: Any = None
+    in_rows: bool = False
+
+    def near_unit(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """All blocks of all devices times one power of two."""
+        return near_unit(x, (-3, -2, -1), self.axes)
+
+    def gram(self, x: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
+        """``X X^H``, the sum over devices."""
+        own = super().gram(x, precision)
+        total = lax.psum(self._sent(own), self.axes).astype(own.dtype)
+        if not self._is_wider(own.dtype):
+            return total
+        squares = jnp.sum(jnp.real(x * x.conj()), (0, 2))
+        return _with_diagonal(total, lax.psum(squares, self.axes))
+
+    def polynomial(
+        self,
+        a: float,
+        e: jax.Array,
+        c: float,
+        p: jax.Array,
+        q: jax.Array,
+        precision: lax.PrecisionLike,
+    ) -> jax.Array:
+        """``a E + c P Q``."""
+        if not self.in_rows or c == 0:
+            return super().polynomial(a, e, c, p, q, precision)
+        each = e.shape[0] // lax.axis_size(self.axes)
+        start = each * lax.axis_index(self.axes)
+        own_e, own_p = (lax.dynamic_slice_in_dim(x, start, each) for x in (e, p))
+        own = super().polynomial(a, own_e, c, own_p, q, precision)
+        rows = lax.all_gather(self._sent(own), self.axes, tiled=True).astype(e.dtype)
+        if not self._is_wider(e.dtype):
+            return rows
+        # Of Hermitian P and Q, the diagonal of P Q is in their elementwise product.
+        of_e = jnp.where(jnp.eye(len(e), dtype=bool), e, 0)
+        return _with_diagonal(rows, jnp.sum(a * of_e + c * p * q.conj(), -1))
+
+    def _sent(self, x: jax.Array) -> jax.Array:
+        return x.astype(self.wire_dtype) if self._is_wider(x.dtype) else x
+
+    def _is_wider(self, dtype: Any) -> bool:
+        """Whether what has a dtype travels in less."""
+        if self.wire_dtype is None:
+            return False
+        return jnp.dtype(self.wire_dtype).itemsize < jnp.dtype(dtype).itemsize
+
+
+def _with_diagonal(x: jax.Array, diagonal: jax.Array) -> jax.Array:
+    on_diagonal = jnp.eye(len(x), dtype=bool)
+    return jnp.where(on_diagonal, diagonal[:, None].astype(x.dtype), x)
+
+
+def in_rows(m: int, devices: int) -> bool:
+    """Whether each of some devices computes some rows of an m x m polynomial."""
+    return devices > ALL_ROWS and m % devices == 0
+
+
+def with_columns(
+    iteration: Any, x: jax.Array, products: Shared, iterated: Callable
+) -> jax.Array:
+    """An iteration of a matrix of which this device has the blocks ``(s, m, k)``.
+
+    Where the iteration needs more than sums of Gram matrices, all devices gather the
+    whole matrix, and each does all the work.
+    """
+    if by_sums(iteration, x.dtype):
+        return iterated(x, products)
+    blocks = lax.all_gather(x, products.axes)
+    y = iteration.orthogonalize_blocks(blocks.reshape((-1, *x.shape[1:])))
+    index = lax.axis_index(products.axes)
+    return lax.dynamic_index_in_dim(y.reshape(blocks.shape), index, keepdims=False)
+
+
+def by_sums(iteration: Any, dtype: Any) -> bool:
+    """Whether all that an iteration needs of a matrix is its Gram matrix."""
+    wide = jnp.promote_types(dtype, jnp.float32)
+    compute = wide if iteration.dtype is None else iteration.dtype
+    by_xla = type(iteration.products) is Products
+    return by_xla and iteration.prescale in FROM_SQUARES and has_range(compute)
+
+
+def has_range(dtype: Any) -> bool:
+    """Whether squares of numbers near 1 are safe in a dtype; not in float16."""
+    return jnp.finfo(dtype).maxexp >= jnp.finfo(jnp.float32).maxexp
+
+
+def cost_of_sums(
+    sums: int, squares: int, m: int, n: int, devices: int, rows: bool
+) -> tuple[float, float]:
+    """What an iteration costs each device that shares a matrix.
+
+    Args:
+      sums: how many Gram matrices it takes, each with a product ``Q X``.
+      squares: how many products of m x m matrices.
+      m: the shorter side.
+      n: the longer side.
+      devices: how many share the matrix.
+      rows: whether each computes some rows of the m x m products.
+
+    Returns:
+      FLOPs, and numbers sent.
+
+    Examples:
+      >>> cost_of_sums(1, 1, 4, 8, devices=2, rows=False)
+      (384.0, 16.0)
+    """
+    flops = 4 * sums * m**2 * n / devices + 2 * squares * m**3 / (devices**rows)
+    sent = (2 * sums + squares * rows) * m**2 * (devices - 1) / devices
+    return flops, sent
+
+
+def cost_of_gather(m: int, n: int, devices: int) -> float:
+    """How many numbers a device sends so that all have the whole matrix."""
+    return m * n * (devices - 1) / devices

@@ -1,0 +1,94 @@
+"""A state of owners continues on another mesh, and on one device."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+import optax_ortho
+from optax_ortho import MatrixAxes
+from optax_ortho.checkpoints import move_state
+from optax_ortho.layouts import owned, sharded
+from tests.layouts import test_owned
+from tests.layouts.test_sharded import ROUNDING, axes, laid_out
+
+LEAVES = ("wide_0", "tall_0", "stack", "experts", "fused")
+
+
+def on(name):
+    there, here = laid_out(name, AxisType.Auto)
+    return ({k: tree[k] for k in LEAVES if k in tree} for tree in (there, here))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["dion", "aro"])
+def test_from_a_mesh_to_one_device_and_to_another_mesh(recipe):
+    (grid, host), (line, _) = on("grid"), on("fsdp")
+    line = {k: x for k, x in line.items() if x.shape == host[k].shape}
+    grid, host = ({k: tree[k] for k in line} for tree in (grid, host))
+    make = functools.partial(
+        getattr(optax_ortho, recipe), 0.1, labels={k: axes(k, None) for k in line}
+    )
+    gradient = jax.tree.map(lambda x: x + 0.1, host)
+    here = make()
+    _, state = jax.jit(here.update)(gradient, here.init(host), host)
+    expected, _ = jax.jit(here.update)(gradient, state, host)
+
+    before, params = here, host
+    for there in (grid, line, host):
+        layout = None if there is host else sharded(there, jnp.float32)
+        tx = make(layout=layout)
+        state = move_state(before, tx, params, state, there)
+        if layout is not None:
+            state = layout.place(state)
+        found, _ = jax.jit(tx.update)(lies_as(gradient, there), state, there)
+        for name, want in expected.items():
+            np.testing.assert_allclose(found[name], want, 0, ROUNDING, err_msg=name)
+        before, params = tx, there
+
+
+def lies_as(tree, params):
+    return {k: jax.device_put(x, params[k].sharding) for k, x in tree.items()}
+
+
+@pytest.mark.slow
+def test_momentum_of_owners_moves_to_another_mesh():
+    mesh, params, host, parts, over = test_owned.laid_out("fsdp")
+    small = jax.make_mesh(
+        (2,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2]
+    )
+    names = ("wide_0", "stack", "conv", "bias")
+    params, host = ({k: x[k] for k in names} for x in (params, host))
+    there = {
+        k: jax.device_put(
+            np.asarray(x), jax.sharding.NamedSharding(small, x.sharding.spec)
+        )
+        for k, x in params.items()
+    }
+    layouts = [owned(x, over, jnp.float32) for x in (params, there)]
+    many, few = (test_owned.muon(layout) for layout in layouts)
+    _, state, _ = test_owned.on_owners(many, layouts[0], mesh, params, parts, steps=1)
+    moved = layouts[1].place(
+        move_state(many, few, params, jax.device_get(state), there)
+    )
+    means = {k: np.mean([part[k] for part in parts], 0) for k in host}
+    found, _, _ = test_owned.on_owners(
+        few, layouts[1], small, there, [means, means], steps=1, state=moved
+    )
+    one = test_owned.muon()
+    _, expected = one.update(means, one.init(host), host)
+    expected, _ = one.update(means, expected, host)
+    test_owned.assert_same(found, [expected], ROUNDING)
+
+
+def test_states_of_two_optimizers_are_refused():
+    params = {"kernel": jnp.ones((4, 6))}
+    one, other = (
+        getattr(optax_ortho, name)(0.1, labels={"kernel": MatrixAxes()})
+        for name in ("aro", "muon")
+    )
+    with pytest.raises(ValueError, match="not of one optimizer"):
+        move_state(one, other, params, one.init(params))
