@@ -32,8 +32,7 @@ def b8(subject: Subject) -> str:
     tx, params = subject.standard()
     testing.check_one_trace(tx, params)
     factory = functools.partial(injectable, subject, params)
-    static = ("weight_decay",) if not subject.is_ours else ()
-    injected = optax.inject_hyperparams(factory, static)(learning_rate=RATE)
+    injected = optax.inject_hyperparams(factory)(learning_rate=RATE)
     traces, state = [], injected.init(params)
 
     @jax.jit
