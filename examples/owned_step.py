@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
@@ -110,7 +109,8 @@ def main() -> None:
     data, _ = text.load(None, CONTEXT)
     for i in range(options.steps):
         batch = text.windows(data, 4 * options.devices, CONTEXT, seed=(i,))
-        params, state, loss = step(params, state, jnp.asarray(batch))
+        batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec(AXIS)))
+        params, state, loss = step(params, state, batch)
         if i % 5 == 0 or i == options.steps - 1:
             print(f"step {i:3d}  loss {loss:.3f}")
 

@@ -4,7 +4,7 @@ import jax
 import optax
 import pytest
 
-from benchmarks.aot.contenders import LAYOUTS, contender
+from benchmarks.aot.contenders import contender
 from benchmarks.aot.floors import floor, shard_bytes
 from benchmarks.aot.measure import measure, state_like
 from tests.benchmarks.test_floors import tree
@@ -33,9 +33,7 @@ def test_a_step_without_products_moves_nothing(params):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["contrib_muon", *(f"muon/{name}" for name in LAYOUTS)]
-)
+@pytest.mark.parametrize("name", ["contrib_muon", "muon/local", "muon/sharded"])
 def test_muon_does_all_the_work(params, name):
     figures = measure(contender(name, params), params, "cpu")
     assert figures.gflop >= floor(params).flops / 1e9

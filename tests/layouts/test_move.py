@@ -41,7 +41,7 @@ def test_from_a_mesh_to_one_device_and_to_another_mesh(recipe):
     for there in (grid, line, host):
         layout = None if there is host else sharded(there, jnp.float32)
         tx = make(layout=layout)
-        state = move_state(before, tx, params, state, there)
+        state = move_state(before, tx, params, jax.device_get(state), there)
         if layout is not None:
             state = layout.place(state)
         found, _ = jax.jit(tx.update)(lies_as(gradient, there), state, there)
