@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_ortho.inputs import checked
+from optax_ortho.inputs import ShapeOf, checked, own_shape
 from optax_ortho.matrices import AxesOf, axes_at, path_of
 
 
@@ -41,7 +41,7 @@ class Across(NamedTuple):
       at_params: of these, the flags of this device's part of the parameters.
     """
 
-    shape: Callable[[str, Any], tuple[int, ...]]
+    shape: ShapeOf
     agree: Callable[[Flags], Flags]
     at_gradients: Callable[[Flags], Flags]
     at_params: Callable[[Flags], Flags]
@@ -51,7 +51,7 @@ def _same(flags: Flags) -> Flags:
     return flags
 
 
-ALONE = Across(lambda path, leaf: jnp.shape(leaf), _same, _same, _same)
+ALONE = Across(own_shape, _same, _same, _same)
 
 
 def guard(

@@ -17,9 +17,15 @@ ShapeOf = Callable[[str, Any], tuple[int, ...]]
 """The shape that the gradient of a parameter has, given its path and itself."""
 
 
+def own_shape(path: str, leaf: Any) -> tuple[int, ...]:
+    """The shape of the parameter itself."""
+    del path
+    return jnp.shape(leaf)
+
+
 def checked(
     inner: optax.GradientTransformation,
-    shape_of: ShapeOf = lambda path, leaf: jnp.shape(leaf),
+    shape_of: ShapeOf = own_shape,
 ) -> optax.GradientTransformationExtraArgs:
     """Refuses gradients, parameters and states that do not belong together.
 

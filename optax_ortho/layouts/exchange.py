@@ -78,10 +78,15 @@ def there_and_back(
         turn = lax.axis_index(route.replica)
         buffer = lax.dynamic_index_in_dim(buffer, turn, keepdims=False)
     buffer, more = owned(all_to_all(buffer, route.matrix))
+    return sent_back(route, buffer), more
+
+
+def sent_back(route: Route, buffer: jax.Array) -> jax.Array:
+    """What each owner sends back, of what this device sends as an owner."""
     buffer = all_to_all(buffer, route.matrix)
-    if replicas > 1:
+    if route.replica:
         buffer = lax.all_gather(buffer, route.replica, tiled=True, to="invarying")
-    return buffer, more
+    return buffer
 
 
 def all_to_all(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:

@@ -1,6 +1,7 @@
 """The layout for a train step in which matrices live with their owner."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,12 +12,12 @@ from jax import lax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from optax_ortho.layouts.owners import Stacks, from_owners, to_owners
-from optax_ortho.layouts.places import places
+from optax_ortho.layouts.places import Place, places
 from optax_ortho.layouts.plan import Axes, Leaf, Round
 from optax_ortho.layouts.sharded import Sharded, sharded
 from optax_ortho.layouts.shards import averaged, gathered, part_of
 from optax_ortho.layouts.slots import Slots
-from optax_ortho.layouts.work import narrowed
+from optax_ortho.layouts.work import narrowed, shape_of
 from optax_ortho.matrices import AxesOf, axes_at, path_of
 
 
@@ -113,12 +114,12 @@ class Owned:
 
     def at_gradients(self, flags: Any) -> Any:
         """Of the flags of all matrices, those of the gradients on this device."""
-        rest = tuple(a for a in self.shards.mesh.axis_names if a not in self.over)
+        rest = tuple(a for a in self.mesh.axis_names if a not in self.over)
         return self._on_leaves(part_of, flags, rest)
 
     def at_params(self, flags: Any) -> Any:
         """Of the flags of all matrices, those of the parameters on this device."""
-        return self._on_leaves(part_of, flags, self.shards.mesh.axis_names)
+        return self._on_leaves(part_of, flags, self.mesh.axis_names)
 
     def _kept(self, path: str) -> tuple[Axes, ...]:
         """The mesh axes along which a gradient is in parts."""
@@ -150,6 +151,10 @@ class Owners:
     plan: Sequence[Round]
     treedef: Any
 
+    @functools.cached_property
+    def _there(self) -> dict[str, list[list[Place | None]]]:
+        return places(self.plan, self.leaves, self.layout.mesh.shape)
+
     def enter(self, gradients: Any) -> Stacks:
         """Local gradients, averaged, as the stacks of their owners."""
         return to_owners(
@@ -171,13 +176,11 @@ class Owners:
 
     def slots(self) -> Slots:
         """The layout of the stacks on one device."""
-        mesh = self.layout.mesh
-        there = places(self.plan, self.leaves, mesh.shape)
         filled = {
             name: tuple(tuple(place is not None for place in row) for row in rows)
-            for name, rows in there.items()
+            for name, rows in self._there.items()
         }
-        return Slots(filled, mesh.axis_names)
+        return Slots(filled, self.layout.mesh.axis_names)
 
     def init(self, f: Callable) -> Any:
         """The states of owners, with an axis for matrices in front along the mesh.
@@ -186,14 +189,13 @@ class Owners:
           f: takes the stacks of one owner, and returns a state of them.
         """
         mesh = self.layout.mesh
-        there = places(self.plan, self.leaves, mesh.shape)
         dtype = jnp.result_type(*(leaf.dtypes[0] for leaf in self.leaves))
 
         def on_device():
             return f(
                 {
-                    name: jnp.zeros((len(rows[0]), *_shape(name)), dtype)
-                    for name, rows in sorted(there.items())
+                    name: jnp.zeros((len(rows[0]), *shape_of(name)), dtype)
+                    for name, rows in sorted(self._there.items())
                 }
             )
 
@@ -246,8 +248,3 @@ def owned(params: Any, over: Axes | str, wire_dtype: Any = jnp.bfloat16) -> Owne
                     "is whole along these lies in one piece."
                 )
     return Owned(shards, over)
-
-
-def _shape(name: str) -> tuple[int, int]:
-    m, n = name.split("_")[0].split("x")
-    return int(m), int(n)

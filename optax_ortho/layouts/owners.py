@@ -21,13 +21,13 @@ from optax_ortho.layouts.exchange import (
     joined,
     lengthened,
     packed,
+    sent_back,
     unpacked,
 )
 from optax_ortho.layouts.pieces import (
     assemble,
     divide,
     lanes,
-    put_together,
     take_apart,
     tiled,
     untiled,
@@ -38,12 +38,11 @@ from optax_ortho.layouts.plan import (
     MeshShape,
     Round,
     kind_of,
-    local_shape,
     order_of,
 )
-from optax_ortho.layouts.rounds import slots
+from optax_ortho.layouts.rounds import as_leaf, concatenated, slots
 from optax_ortho.layouts.shards import averaged_batch
-from optax_ortho.layouts.work import groups
+from optax_ortho.layouts.work import groups, shape_of
 
 Stacks = dict[str, jax.Array]
 
@@ -87,7 +86,7 @@ def to_owners(
 
         for name, part in _in_turns(as_given, turn, pieces).items():
             found.setdefault(name, []).append(part)
-    return {name: _concatenated(found[name]) for name in sorted(found)}
+    return {name: concatenated(found[name]) for name in sorted(found)}
 
 
 def from_owners(
@@ -126,15 +125,10 @@ def from_owners(
 
         _, ys = lax.scan(turn, None, jax.tree.map(_divided(one.repeats), own))
         found[units[0].leaf][units[0].index] = ys.reshape((-1, *ys.shape[2:]))
-    shaped = []
-    for leaf, parts in zip(leaves, found, strict=True):
-        shape = local_shape(leaf, mesh)
-        if parts:
-            whole = _concatenated([parts[i] for i in sorted(parts)])
-            shaped.append(put_together(whole, order_of(leaf, mesh), shape))
-        else:  # A stack of no matrices.
-            shaped.append(jnp.zeros(shape, wire))
-    return shaped
+    return [
+        as_leaf(leaf, mesh, [parts[i] for i in sorted(parts)], wire)
+        for leaf, parts in zip(leaves, found, strict=True)
+    ]
 
 
 def _whole_along(leaf: Leaf, over: Axes) -> Leaf:
@@ -227,22 +221,15 @@ def _out(one: Round, mesh: MeshShape, own: Stacks, wire: Any) -> list[jax.Array]
 
         return run
 
-    buffer = all_to_all(by_profile(one, branch, own), route.matrix)
-    if route.replica:
-        buffer = lax.all_gather(buffer, route.replica, tiled=True)
+    buffer = sent_back(route, by_profile(one, branch, own))
     return [pieces[0] for share in unpacked(one, buffer, 1) for pieces in share]
 
 
 def _stacked(blocks: Sequence[jax.Array], name: str, dtype: Any) -> jax.Array:
     if blocks:
         return jnp.stack(blocks)
-    m, n = name.split("_")[0].split("x")
-    return jnp.zeros((0, int(m), int(n)), dtype)
+    return jnp.zeros((0, *shape_of(name)), dtype)
 
 
 def _divided(n: int) -> Callable:
     return lambda x: x.reshape((n, -1, *x.shape[1:]))
-
-
-def _concatenated(parts: Sequence[jax.Array]) -> jax.Array:
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)

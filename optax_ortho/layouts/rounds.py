@@ -73,17 +73,15 @@ def run_rounds(
         before = next(iter(results.values()))[:1]
         for name, part in now.items():
             new[name].append(part)
-    shaped = []
-    for leaf, order, parts in zip(leaves, orders, found, strict=True):
-        shape = local_shape(leaf, mesh)
-        if parts:
-            results = zip(*(parts[i] for i in sorted(parts)), strict=True)
-            wholes = [put_together(_concatenated(ys), order, shape) for ys in results]
-        else:  # A stack of no matrices.
-            wholes = [jnp.zeros(shape, work.wire_back)] * work.results
-        shaped.append(wholes)
+    shaped = [
+        [
+            as_leaf(leaf, mesh, [parts[i][j] for i in sorted(parts)], work.wire_back)
+            for j in range(work.results)
+        ]
+        for leaf, parts in zip(leaves, found, strict=True)
+    ]
     return shaped, {
-        name: jax.tree.map(lambda *s: _concatenated(s), *parts)
+        name: jax.tree.map(lambda *s: concatenated(s), *parts)
         for name, parts in new.items()
     }
 
@@ -140,7 +138,18 @@ def _repeated(
     return {where: [in_a_row(y) for y in found]}, jax.tree.map(in_a_row, state)
 
 
-def _concatenated(parts: Sequence[jax.Array]) -> jax.Array:
+def as_leaf(
+    leaf: Leaf, mesh: MeshShape, pieces: Sequence[jax.Array], dtype: Any
+) -> jax.Array:
+    """This device's part of a leaf, from the pieces of its matrices in their order."""
+    shape = local_shape(leaf, mesh)
+    if not pieces:  # A stack of no matrices.
+        return jnp.zeros(shape, dtype)
+    return put_together(concatenated(pieces), order_of(leaf, mesh), shape)
+
+
+def concatenated(parts: Sequence[jax.Array]) -> jax.Array:
+    """Arrays one after the other; one alone as it is."""
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 

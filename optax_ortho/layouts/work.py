@@ -99,6 +99,17 @@ def groups(kind: Kind, mesh: MeshShape) -> list[str]:
     return [f"{m}x{n}{dtype}" for m, n in block_shapes(kind, mesh)]
 
 
+def shape_of(group: str) -> tuple[int, int]:
+    """The shape of the matrices whose states are kept under a name of `groups`.
+
+    Examples:
+      >>> shape_of("4x6_bfloat16")
+      (4, 6)
+    """
+    m, n = group.split("_")[0].split("x")
+    return int(m), int(n)
+
+
 def _result(f: Callable, kind: Kind, mesh: MeshShape, state: Any) -> Any:
     """What `f` returns for a matrix of a kind, by shape and dtype."""
     one = None
