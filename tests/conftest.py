@@ -2,14 +2,20 @@
 
 import os
 
-# JAX reads it when it is first imported.
 DEVICES = "--xla_force_host_platform_device_count=8"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
+# Thousands of small programs run once or twice each, and most of the suite's time went
+# into making them fast: XLA's CPU compiler is asked not to.
+HASTE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# What the user sets comes last and wins.
+theirs = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{DEVICES} {HASTE} {theirs}"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.devices()  # Reads the flags, and the compiler for TPUs does not know all of them.
+os.environ["XLA_FLAGS"] = f"{DEVICES} {theirs}"
 
 
 @pytest.fixture

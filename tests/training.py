@@ -10,6 +10,9 @@ import optax
 from optax_ortho.testing import assert_close, random_like
 from tests.rows import new_params
 
+# For `jax.jit`: the compiler as users have it, for bounds of a few roundings. All else
+# is compiled in haste, see tests/conftest.py.
+WITH_CARE = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
 # The three kinds of matrix.
 SHAPES = {"wide": (4, 6), "tall": (7, 3), "square": (5, 5)}
 

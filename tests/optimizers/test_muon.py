@@ -17,6 +17,7 @@ from optax_ortho.trust_region import JORDAN, SPECTRAL, by_shape, match_rms
 from tests.optimizers.training import gradients_of, trained
 from tests.reference import muon as reference
 from tests.rows import LABELS, MODEL, ONE_STEP, new_params
+from tests.training import WITH_CARE
 
 KERNEL = {"kernel": (4, 6)}
 
@@ -132,8 +133,8 @@ SLOW = {"no nesterov", "masked decay", "a tree of labels"}
 )
 def test_ten_steps_are_those_of_optax(ours, theirs):
     params = new_params(MODEL)
-    actual = trained(as_contrib(**ours), params)
-    expected = trained(contrib(**theirs), params)
+    actual = trained(as_contrib(**ours), params, compiler_options=WITH_CARE)
+    expected = trained(contrib(**theirs), params, compiler_options=WITH_CARE)
     # Two float32 programs for one polynomial, over ten steps.
     assert_close(actual, expected, 1e-6, "optax.contrib.muon")
 

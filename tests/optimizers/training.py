@@ -20,9 +20,15 @@ def gradients_of(params: Any, name: str, steps: int = 10) -> list[np.ndarray]:
     return [np.asarray(tree[name], np.float64) for tree in trees]
 
 
-def trained(tx: optax.GradientTransformation, params: Any, steps: int = 10) -> Any:
+def trained(
+    tx: optax.GradientTransformation,
+    params: Any,
+    steps: int = 10,
+    compiler_options: dict[str, Any] | None = None,
+) -> Any:
     """Parameters after some steps."""
-    state, update = tx.init(params), jax.jit(tx.update)
+    state = tx.init(params)
+    update = jax.jit(tx.update, compiler_options=compiler_options)
     for step in range(steps):
         updates, state = update(gradient_at(params, step), state, params)
         params = optax.apply_updates(params, updates)

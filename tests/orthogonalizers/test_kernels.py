@@ -19,6 +19,7 @@ from optax_ortho.orthogonalizers import GramNewtonSchulz, NewtonSchulz
 from optax_ortho.orthogonalizers.kernels import Mosaic, Triton
 from optax_ortho.orthogonalizers.products import Products
 from tests.orthogonalizers.methods import difference, normal
+from tests.training import WITH_CARE
 
 PLAIN = Products()
 # The smallest blocks, and rows in as many pieces as can be.
@@ -32,12 +33,6 @@ WIDE = {"mosaic": (140, 1500), "triton": (20, 150)}
 
 # Float32 sums in another order, or the last digit of a bfloat16 result.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-7, "float16": 2**-10}
-
-
-def run(f, *args):
-    """Compiled in haste: an interpreted kernel is a long program, and runs shortly."""
-    haste = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    return jax.jit(f, compiler_options=haste)(*args)
 
 
 def wide(kernel):
@@ -56,7 +51,7 @@ def symmetric(x):
 @pytest.mark.parametrize(("tall", "dtype"), [(False, "bfloat16"), (True, "float32")])
 def test_gram(kernel, tall, dtype):
     x = normal(wide(kernel)[:: -1 if tall else 1]).astype(dtype)
-    found = run(lambda x: kernel.gram(x, None), x)
+    found = jax.jit(lambda x: kernel.gram(x, None))(x)
     assert found.dtype == dtype and symmetric(found)
     assert difference(found, PLAIN.gram(x, None)) < TOLERANCE[dtype]
 
@@ -68,7 +63,10 @@ def test_polynomial(kernel):
     e = normal((n, n)) @ normal((n, n)).T / n
     p, q = e.astype("bfloat16"), (e @ e).astype("bfloat16")
     # In haste the interpreter computes a block twice, each time rounded otherwise.
-    found = jax.jit(lambda *epq: polynomial(kernel, *epq))(e, p, q)
+    with_care = jax.jit(
+        lambda *epq: polynomial(kernel, *epq), compiler_options=WITH_CARE
+    )
+    found = with_care(e, p, q)
     plain = polynomial(PLAIN, e, p, q)
     assert found.dtype == jnp.float32 and symmetric(found)
     # Rounded factors do not commute, so the lower triangle of the plain one is another.
@@ -79,7 +77,7 @@ def test_polynomial(kernel):
 def test_the_lower_triangle_is_the_upper_one(kernel):
     """Of factors without symmetry it would differ, had anything below been computed."""
     p, q = normal(wide(kernel)), normal(wide(kernel), seed=1)
-    found = run(lambda p, q: kernel.kernel(0, None, 1, p, q, 1, None), p, q)
+    found = jax.jit(lambda p, q: kernel.kernel(0, None, 1, p, q, 1, None))(p, q)
     upper = np.triu(p @ q.T)
     assert difference(found, upper + np.triu(upper, 1).T) < TOLERANCE["float32"]
 
@@ -88,7 +86,7 @@ def test_blocks_in_any_order():
     """As a TPU with two cores may take them, with its memory and copies simulated."""
     simulated = Mosaic(block=128, memory=1, interpret=InterpretParams(random_seed=0))
     x = normal(wide(simulated))
-    found = run(lambda x: simulated.gram(x, None), x)
+    found = jax.jit(lambda x: simulated.gram(x, None))(x)
     assert difference(found, PLAIN.gram(x, None)) < TOLERANCE["float32"]
 
 
@@ -100,7 +98,7 @@ def test_batches(kernel):
         return kernel.gram(x, None)
 
     for f in (gram, lambda x: jax.lax.map(jax.vmap(gram), x)):
-        assert difference(run(f, x), x @ x.mT) < TOLERANCE["float32"]
+        assert difference(jax.jit(f)(x), x @ x.mT) < TOLERANCE["float32"]
 
 
 @kernels
@@ -126,7 +124,7 @@ def test_an_iteration_gives_the_same(kernel, iteration, steps, dtype, calls):
     other = dataclasses.replace(plain, products=KERNELS[kernel])
     program = str(jax.make_jaxpr(other.orthogonalize)(x))
     assert program.count("pallas_call[") == calls
-    found, expected = run(other.orthogonalize, x), plain.orthogonalize(x)
+    found, expected = jax.jit(other.orthogonalize)(x), plain.orthogonalize(x)
     assert (found[1] == 0).all()
     # Two steps multiply a rounding by less than the square of the slope at zero, 12.
     assert difference(found, expected) < 12 * TOLERANCE[dtype]
@@ -140,7 +138,7 @@ def test_inside_shard_map():
         method.orthogonalize, mesh=mesh, in_specs=P("d"), out_specs=P("d")
     )
     plain = NewtonSchulz(steps=1, unsafe=True).orthogonalize(normal((2, 6, 4)))
-    assert difference(run(f, x), plain) < TOLERANCE["float32"]
+    assert difference(jax.jit(f)(x), plain) < TOLERANCE["float32"]
 
 
 @pytest.mark.parametrize(
