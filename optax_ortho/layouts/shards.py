@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from optax_ortho.layouts.plan import Axes, Leaf, MeshShape
@@ -26,7 +27,13 @@ def averaged(x: jax.Array, spec: Sequence[Axes], mesh: MeshShape, over: Axes):
     for i, axes in enumerate(spec):
         along = _of(axes, mesh, over)
         if along:
-            x = lax.psum_scatter(x, along, scatter_dimension=i, tiled=True)
+            # The parts side by side in memory: of parts that share its tiles, a TPU's
+            # compiler sends all to every device.
+            count = math.prod(mesh[axis] for axis in along)
+            x = x.reshape((*x.shape[:i], count, x.shape[i] // count, *x.shape[i + 1 :]))
+            x = jnp.moveaxis(x, i, 0)
+            rows = x.reshape((count, math.prod(x.shape[1:-1]), x.shape[-1]))
+            x = lax.psum_scatter(rows, along).reshape(x.shape[1:])
     rest = tuple(a for a in _of(over, mesh, over) if not any(a in s for s in spec))
     return lax.psum(x, rest) if rest else x
 
