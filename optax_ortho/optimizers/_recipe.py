@@ -140,7 +140,7 @@ def matrices_else_fallback(
     split = optax.partition(transforms, groups)
 
     def init(params):
-        state: Any = layout.place(split.init(params))
+        state: Any = split.init(params)
         keyed = jax.tree_util.tree_leaves_with_path(params)
         settings: dict[str, Any] = {
             MATRIX: (name, learning_rate, weight_decay, False),
@@ -165,8 +165,15 @@ def matrices_else_fallback(
         axes = label_of(path, leaf).axes
         return () if axes is None else axes.batch(leaf.ndim)
 
-    recipe = optax.GradientTransformationExtraArgs(init, split.update)
-    return guard(keep_dtypes(recipe), given["nonfinite"], batch_axes, across(layout))
+    recipe = keep_dtypes(optax.GradientTransformationExtraArgs(init, split.update))
+    safe = guard(recipe, given["nonfinite"], batch_axes, across(layout))
+
+    def placed(params):
+        # All of it, the guard's counter too: a checkpoint restored into this state
+        # lies on one mesh.
+        return layout.place(safe.init(params))
+
+    return optax.GradientTransformationExtraArgs(placed, safe.update)
 
 
 def check_rate(name: str, rate: Any) -> None:

@@ -230,6 +230,22 @@ def test_every_optimizer(recipe, name, wire):
         )
 
 
+@KINDS
+@MESHES
+def test_a_compiled_init_lays_the_state_out_like_the_parameters(name, kind):
+    tree, _ = laid_out(name, kind)
+    tree = {k: tree[k] for k in SMALL}
+    labels = {k: axes(k, None) for k in tree}
+    tx = optax_ortho.muon(0.1, labels=labels, layout=sharded(tree))
+    with jax.set_mesh(tree["stack"].sharding.mesh):
+        state = jax.jit(tx.init)(tree)
+    for k, x in tree.items():
+        found = optax.tree.get_all_with_path(state, k)
+        arrays = [y for _, y in found if isinstance(y, jax.Array)]
+        assert [y.shape for y in arrays] == [x.shape]
+        assert arrays[0].sharding.is_equivalent_to(x.sharding, x.ndim), k
+
+
 def test_the_same_twice_to_the_last_bit():
     tree, _ = laid_out("grid", AxisType.Auto)
     layout = sharded(tree)
