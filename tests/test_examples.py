@@ -133,3 +133,14 @@ def test_steps_to_the_reference():
     assert report._to_reference([fast], references) == ("2 (0.50)", "1.0 (0.50)")
     slow = history("muon", [3.0, 2.9, 2.8, 2.7])
     assert report._to_reference([slow], references) == ("not yet", "not yet")
+
+
+@pytest.mark.slow
+def test_a_step_with_owners_learns():
+    command = [sys.executable, "-m", "examples.owned_step", "--devices", "4"]
+    command += ["--steps", "6", "--width", "16"]
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
+    )
+    first, last = (float(line.split()[-1]) for line in run.stdout.splitlines())
+    assert last < first - 1

@@ -1,0 +1,64 @@
+"""What a compiled step may send and contain, on eight devices of a CPU.
+
+tests/benchmarks/test_tpu.py asks the same of the compiler for TPUs.
+"""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+import optax_ortho
+from benchmarks.aot.contenders import a_matrix
+from benchmarks.aot.floors import floor
+from benchmarks.aot.measure import Figures, measure
+from benchmarks.aot.trees import tree
+from optax_ortho.layouts import sharded
+from optax_ortho.orthogonalizers import NewtonSchulz
+
+MESHES = {"fsdp": ((8,), ("d",)), "fsdp_tp": ((4, 2), ("fsdp", "tp"))}
+every_mesh = pytest.mark.parametrize("sharding", MESHES)
+
+
+@functools.cache
+def figures(sharding: str, name: str, layers: int, steps: int) -> tuple[Figures, list]:
+    """Of a step of Muon, and the parameters' shapes."""
+    shape, names = MESHES[sharding]
+    mesh = Mesh(np.array(jax.devices()).reshape(shape), names)
+    params = tree(name, mesh, sharding, layers=layers, width=64)
+    tx = optax_ortho.muon(
+        0.1,
+        orthogonalizer=NewtonSchulz(steps=steps),
+        labels=a_matrix,
+        layout=sharded(params),
+    )
+    return measure(tx, params, "cpu"), jax.tree.leaves(params)
+
+
+@every_mesh
+def test_each_matrix_goes_to_its_owner_and_back(sharding):
+    found, params = figures(sharding, "scanned", 8, 5)
+    # A CPU's compiler widens the bfloat16 of the wire.
+    assert found.wire_mb["all-to-all"] == pytest.approx(floor(params, 4).wire / 1e6)
+    assert found.collectives["all-to-all"] % 2 == 0
+    # The flags of the guard.
+    assert set(found.wire_mb) == {"all-to-all", "all-reduce"}
+    assert found.wire_mb["all-reduce"] < 0.01 * found.wire_mb["all-to-all"]
+
+
+@every_mesh
+def test_iterations_send_nothing(sharding):
+    few, _ = figures(sharding, "scanned", 8, 2)
+    many, _ = figures(sharding, "scanned", 8, 5)
+    assert many.gflop > 2 * few.gflop
+    assert many.collectives == few.collectives and many.wire_mb == few.wire_mb
+
+
+@pytest.mark.parametrize(("name", "budget"), [("scanned", 80), ("gpt2", 320)])
+def test_instructions_of_one_more_layer(name, budget):
+    """Four matrices, in a stack of each kind or each a leaf; the peer needs 1700."""
+    shallow, _ = figures("fsdp", name, 8, 2)
+    deep, _ = figures("fsdp", name, 32, 2)
+    assert deep.instructions - shallow.instructions < budget * (32 - 8)
