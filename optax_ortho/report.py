@@ -13,6 +13,7 @@ import optax
 from optax_ortho.guard import GuardState
 from optax_ortho.labels import UNDECIDED, words
 from optax_ortho.measures import MeasuredState, SpectrumState
+from optax_ortho.names import short_name
 from optax_ortho.optimizers._recipe import Group, RecipeState
 from optax_ortho.orthogonalizers.transform import Orthogonalized
 from optax_ortho.recording import recording
@@ -174,19 +175,22 @@ def _group_row(group: Group) -> tuple:
 def _matrix_rows(leaves: Sequence[Orthogonalized]) -> Iterator[tuple]:
     """One row for the matrices of one shape, dtype, method and layout."""
     numbers: collections.Counter = collections.Counter()
+    flops_of = {}
     for leaf in leaves:
         for block in leaf.axes.block_shapes(leaf.shape):
             shape = leaf.axes.matrix_shape(block)
-            number = int(np.prod(block, dtype=int)) // max(int(np.prod(shape)), 1)
-            key = shape, str(leaf.dtype), leaf.orthogonalizer, leaf.layout
-            numbers[key] += number
-    for (shape, dtype, orthogonalizer, layout), number in numbers.items():
-        method = orthogonalizer
-        if hasattr(orthogonalizer, "method"):
-            platform = jax.default_backend()
-            method = orthogonalizer.method(shape, jax.numpy.dtype(dtype), platform)
-        flops = number * method.flops(*shape) if hasattr(method, "flops") else None
-        yield shape, number, _name(method), _name(layout), flops
+            method = leaf.orthogonalizer
+            if hasattr(method, "method"):
+                method = method.method(shape, leaf.dtype, jax.default_backend())
+            key = shape, str(leaf.dtype), short_name(method), short_name(leaf.layout)
+            numbers[key] += int(np.prod(block, dtype=int)) // max(
+                int(np.prod(shape)), 1
+            )
+            flops_of[key] = getattr(method, "flops", None)
+    for key, number in numbers.items():
+        shape, _, method, layout = key
+        flops = None if flops_of[key] is None else number * flops_of[key](*shape)
+        yield shape, number, method, layout, flops
 
 
 def _warnings(
@@ -268,10 +272,6 @@ def _number(value: Any) -> str:
     if isinstance(value, jax.core.Tracer):
         return "injected"
     return f"{float(value):g}"
-
-
-def _name(value: Any) -> str:
-    return getattr(value, "__name__", None) or repr(value)
 
 
 def _bytes(number: int) -> str:

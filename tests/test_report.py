@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import optax_ortho
-from optax_ortho import MatrixAxes, Split, diagnostics, muon, summary
+from optax_ortho import MatrixAxes, Split, diagnostics, layouts, muon, summary
 from optax_ortho.orthogonalizers import NewtonSchulz
 from optax_ortho.report import Summary
 from tests.rows import ONE_STEP
@@ -75,6 +77,22 @@ def test_matrices_of_one_shape_share_a_row():
     assert rows == {(4, 6): 1 + 3 + 1, (4, 3): 2}
 
 
+@pytest.mark.parametrize("name", ["local", "sharded", "owned", "replicated"])
+def test_a_layout_is_named_and_changes_nothing_else(name):
+    everywhere = NamedSharding(jax.make_mesh((8,), ("data",)), P())
+    there = jax.tree.map(lambda x: jax.device_put(x, everywhere), PARAMS)
+    layout = {
+        "local": layouts.local(),
+        "sharded": layouts.sharded(there),
+        "owned": layouts.owned(there, ("data",)),
+        "replicated": layouts.replicated("data", 8),
+    }[name]
+    found, local = summary(our_muon(layout=layout), there), summary(our_muon(), PARAMS)
+    for row, expected in zip(found.matrices, local.matrices, strict=True):
+        assert row[:3] + row[4:] == expected[:3] + expected[4:]
+        assert type(layout).__name__ in row[3]
+
+
 def test_groups_say_who_goes_where():
     groups = {row[0]: row for row in summary(our_muon(), PARAMS).groups}
     name, method, rate, decay, leaves, size, state = groups["matrix"]
@@ -115,7 +133,7 @@ def test_nothing_is_computed():
 def test_it_prints_methods_layouts_and_costs():
     tx = our_muon(orthogonalizer=NewtonSchulz(), layout=optax_ortho.layouts.local())
     text = str(summary(tx, PARAMS))
-    for words in ("4x6", repr(NewtonSchulz()), "Local(", "adamw", "FLOPs"):
+    for words in ("4x6", "NewtonSchulz(steps=5)", "Local()", "adamw", "FLOPs"):
         assert words in text, text
 
 

@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import optax
 
+from optax_ortho import layouts
 from optax_ortho.guard import ALONE, Across
 from optax_ortho.layouts import Owned
-from optax_ortho.matrices import AxesOf, last_two
+from optax_ortho.matrices import AxesOf, last_two, path_of
+from optax_ortho.recording import record, recording
 
 Direction = Callable[[AxesOf, Any], optax.GradientTransformation]
 
@@ -37,7 +39,16 @@ def on_owners(
         if not jax.tree.leaves(params):
             return direction(axes, layout).init(params)
         owners, inner = made(params)
-        return owners.init(inner.init)
+        with recording():  # A summary is of matrices, and not of stacks.
+            state = owners.init(inner.init)
+        shapes = jax.tree_util.tree_map_with_path(
+            lambda keys, leaf: layout.shards.whole(path_of(keys)), params
+        )
+        with recording() as said:
+            jax.eval_shape(direction(axes, layouts.local()).init, shapes)
+        for event in said:
+            record(event._replace(layout=layout))
+        return state
 
     def update(updates, state, params=None, **extra):
         if not jax.tree.leaves(updates):

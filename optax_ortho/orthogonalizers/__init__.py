@@ -1,6 +1,7 @@
 """Stage 2: from a momentum to the orthogonal matrix nearest to it."""
 
 from optax_ortho.orthogonalizers.auto import Auto as Auto
+from optax_ortho.orthogonalizers.block_periodic import BlockPeriodic as BlockPeriodic
 from optax_ortho.orthogonalizers.by_shape import FITTED as FITTED
 from optax_ortho.orthogonalizers.by_shape import PUBLISHED as PUBLISHED
 from optax_ortho.orthogonalizers.by_shape import ShapeCoefficients as ShapeCoefficients
@@ -32,6 +33,7 @@ from optax_ortho.orthogonalizers.transform import orthogonalize as orthogonalize
 
 __all__ = [
     "Auto",
+    "BlockPeriodic",
     "COEFFICIENTS",
     "Certificate",
     "Clipped",

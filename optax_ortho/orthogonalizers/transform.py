@@ -18,6 +18,7 @@ from optax_ortho.matrices import (
     path_of,
 )
 from optax_ortho.orthogonalizers.auto import Auto
+from optax_ortho.orthogonalizers.block_periodic import BlockPeriodic
 from optax_ortho.recording import record
 
 
@@ -41,13 +42,14 @@ def orthogonalize(
 
     Args:
       orthogonalizer: an object with an ``orthogonalize`` method, such as
-        `NewtonSchulz`, or any function, of one ``(fan_in, fan_out)`` matrix. None is
-        `Auto`, five Newton-Schulz steps by the method that suits shape and backend.
+        `NewtonSchulz`, or any function, of one ``(fan_in, fan_out)`` matrix; or a
+        `BlockPeriodic` of one. None is `Auto`, five Newton-Schulz steps by the method
+        that suits shape and backend.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
       layout: how the matrices are spread over devices; None is `layouts.local()`.
 
     Returns:
-      A transformation without state.
+      A transformation without state, but for the count of a `BlockPeriodic`.
 
     Raises:
       TypeError: an orthogonalizer that is neither, such as the array that
@@ -65,15 +67,19 @@ def orthogonalize(
     """
     orthogonalizer = Auto() if orthogonalizer is None else orthogonalizer
     layout = layouts.local() if layout is None else layout
-    as_function(orthogonalizer)
+    if isinstance(orthogonalizer, BlockPeriodic):
+        stage = orthogonalizer.stage(axes, layout)
+    else:
+        as_function(orthogonalizer)
+        stage = optax.stateless(lambda x, _: layout.map(orthogonalizer, axes, x))
 
     def init(params):
         record_matrices(params, axes, orthogonalizer, layout)
-        return optax.EmptyState()
+        return stage.init(params)
 
     def update(updates, state, params=None, **extra):
-        del params, extra
-        return layout.map(orthogonalizer, axes, updates), state
+        del extra
+        return stage.update(updates, state, params)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
