@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import optax
 
 from optax_ortho.layouts import Sharded
 from optax_ortho.layouts.cost import Cost, cost
-from optax_ortho.layouts.plan import Leaf
+from optax_ortho.layouts.plan import Axes, Leaf
 from optax_ortho.layouts.sharded import AT_ONCE
 from optax_ortho.layouts.shared import shared_along
 from optax_ortho.matrices import Orthogonalizer, SharedOrthogonalizer
@@ -94,7 +95,7 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
     def of(leaves):
         return cost(
             leaves,
-            layout.mesh.shape,
+            layout.reach,
             getattr(method, "flops", _newton_schulz_flops),
             isinstance(method, Orthogonalizer),
             AT_ONCE,
@@ -109,9 +110,9 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
     if can_share:
         shared = {
             f"as they are, shared along {axis}": of(
-                [shared_along(leaf, (axis,), layout.mesh.shape) for leaf in leaves]
+                [shared_along(leaf, (axis,), layout.reach) for leaf in leaves]
             )
-            for axis in layout.mesh.shape
+            for axis in layout.reach
         }
         better = {n: c for n, c in shared.items() if c.flops < as_they_are.flops}
         whole = {"as they are, not shared": of(leaves)} if layout.shared else {}
@@ -121,12 +122,12 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
 
 def _otherwise(leaves: Sequence[Leaf], layout: Sharded) -> list[tuple[str, list[Leaf]]]:
     """The same parameters in other places on the mesh."""
-    mesh = layout.mesh.shape
+    mesh = layout.reach
     every = tuple(mesh)
-    size = layout.mesh.size
+    size = math.prod(mesh.values())
 
     def along(leaf, axis):
-        spec = [()] * len(leaf.shape)
+        spec: list[Axes] = [()] * len(leaf.shape)
         if axis is not None and leaf.shape[axis] % size == 0:
             spec[axis] = every
         return leaf._replace(spec=tuple(spec))

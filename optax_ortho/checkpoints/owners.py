@@ -107,7 +107,7 @@ def _planned(tx: optax.GradientTransformation, params: Any) -> tuple[Any, Any]:
                 if label.axes is not None
             ]
             plan = shards.plan(leaves, False)
-            return shapes, placement(plan, leaves, shards.mesh.shape)
+            return shapes, placement(plan, leaves, shards.reach)
     return shapes, None
 
 

@@ -230,7 +230,8 @@ def owned(params: Any, over: Axes | str, wire_dtype: Any = jnp.bfloat16) -> Owne
       ValueError: as `sharded`; an axis that the mesh does not have; or a parameter of
         which an axis is cut along `over` first and along another mesh axis second.
     """
-    shards = sharded(params, wire_dtype)
+    # Gradients are averaged between slices anyway, so their owners share the work.
+    shards = sharded(params, wire_dtype, dcn=())
     over = (over,) if isinstance(over, str) else tuple(over)
     unknown = [axis for axis in over if axis not in shards.mesh.shape]
     if unknown:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from optax_ortho.matrices import path_of
 
@@ -23,16 +23,16 @@ def _is_name(key: Any) -> bool:
     return isinstance(key, str) and STACK.fullmatch(key) is not None
 
 
-def specs_of(state: Any, mesh: Mesh | AbstractMesh, params: Mapping[str, Any]) -> Any:
+def specs_of(state: Any, owners: tuple[str, ...], params: Mapping[str, Any]) -> Any:
     """The `PartitionSpec` of each array of a state.
 
     What has the path of a parameter behind its own lies as the parameter does, along
-    the axes that it shares with it. What an owner has lies along the whole mesh.
+    the axes that it shares with it. What an owner has lies along those of owners.
     Everything else is on all devices.
 
     Args:
       state: of an optimizer, or its shapes.
-      mesh: the mesh.
+      owners: the mesh axes along which there are owners.
       params: shape and spec of each parameter, by path.
     """
 
@@ -46,13 +46,15 @@ def specs_of(state: Any, mesh: Mesh | AbstractMesh, params: Mapping[str, Any]) -
             triples = zip(shape, placed.shape, entries, strict=True)
             return PartitionSpec(*(e if n == m else None for n, m, e in triples))
         if shape and any(map(_is_name, parts)):
-            return PartitionSpec(mesh.axis_names)
+            return PartitionSpec(owners)
         return PartitionSpec()
 
     return jax.tree_util.tree_map_with_path(on_leaf, state)
 
 
-def placed(state: Any, mesh: Mesh, params: Mapping[str, Any]) -> Any:
+def placed(
+    state: Any, mesh: Mesh, owners: tuple[str, ...], params: Mapping[str, Any]
+) -> Any:
     """A state with each array where `specs_of` says, so that a step moves none."""
     explicit = AxisType.Explicit in mesh.axis_types
 
@@ -64,4 +66,4 @@ def placed(state: Any, mesh: Mesh, params: Mapping[str, Any]) -> Any:
             return jax.sharding.reshard(x, sharding)
         return lax.with_sharding_constraint(x, sharding)
 
-    return jax.tree.map(on_leaf, state, specs_of(state, mesh, params))
+    return jax.tree.map(on_leaf, state, specs_of(state, owners, params))

@@ -9,18 +9,27 @@ work on a matrix; see `optax_ortho.layouts.shared`.
 import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from optax_ortho.layouts.dealing import rounds
+from optax_ortho.layouts.parameters import Placed, axes_of, places_of
 from optax_ortho.layouts.pieces import block_shapes
 from optax_ortho.layouts.placing import placed, specs_of
-from optax_ortho.layouts.plan import Axes, Leaf, Round, kind_of, local_shape
+from optax_ortho.layouts.plan import (
+    Axes,
+    Leaf,
+    MeshShape,
+    Round,
+    kind_of,
+    local_shape,
+)
 from optax_ortho.layouts.rounds import run_rounds, slots
 from optax_ortho.layouts.shared import shared_along
+from optax_ortho.layouts.slices import dcn_axes
 from optax_ortho.layouts.work import groups, work_of
 from optax_ortho.matrices import (
     AxesOf,
@@ -35,14 +44,6 @@ from optax_ortho.matrices import (
 AT_ONCE = 2**18
 
 
-class Placed(NamedTuple):
-    """A parameter's shape, dtype, and place on the mesh."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    spec: PartitionSpec
-
-
 @dataclasses.dataclass(frozen=True)
 class Sharded:
     """`jax.tree.map` for matrices in shards; made by `sharded` and `replicated`."""
@@ -51,6 +52,13 @@ class Sharded:
     params: Mapping[str, Placed] | None = dataclasses.field(repr=False)
     wire_dtype: Any
     shared: Axes = ()
+    dcn: Axes = ()
+
+    @property
+    def reach(self) -> MeshShape:
+        """The mesh axes along which devices share work, and their sizes."""
+        shape = self.mesh.shape
+        return {axis: n for axis, n in shape.items() if axis not in self.dcn}
 
     def map(self, f: Any, axes: AxesOf, *operands: Any, state: Any = None) -> Any:
         """As `Local.map`; an `Orthogonalizer` may be handed a matrix's transpose."""
@@ -64,7 +72,7 @@ class Sharded:
             return operands[0] if state is None else (operands[0], state)
         if state is None:
             leaves = self.sharing(leaves, f)
-        mesh, equivariant = self.mesh.shape, isinstance(f, Orthogonalizer)
+        mesh, equivariant = self.reach, isinstance(f, Orthogonalizer)
         work = work_of(f, leaves, mesh, state, self.wire_dtype, AT_ONCE)
         plan = self.plan(leaves, equivariant)
 
@@ -77,7 +85,7 @@ class Sharded:
             return typed, state
 
         specs = [PartitionSpec(*leaf.spec) for leaf in leaves]
-        owned = PartitionSpec(self.mesh.axis_names)
+        owned = PartitionSpec(tuple(mesh))
         run = self.on_mesh(on_device, ([specs] * len(columns), owned), (specs, owned))
         found, new = run(columns, {} if state is None else state)
         tree = treedef.unflatten([work.structure.unflatten(ys) for ys in found])
@@ -94,11 +102,11 @@ class Sharded:
         Returns:
           A dict with an entry for each shape and dtype of matrices, such as
           ``"768x3072"``: their states, with an axis for matrices in front that lies
-          along the whole mesh.
+          along all of `reach`.
         """
         keyed, _ = jax.tree_util.tree_flatten_with_path(tree)
         leaves = [self._leaf(path_of(keys), axes, leaf) for keys, leaf in keyed]
-        mesh = self.mesh.shape
+        mesh = self.reach
         zeros: dict[str, tuple] = {}
         counts = collections.Counter()
         for leaf in leaves:
@@ -117,26 +125,26 @@ class Sharded:
 
             return {name: repeated(name) for name in zeros}
 
-        return self.on_mesh(on_device, (), PartitionSpec(self.mesh.axis_names))()
+        return self.on_mesh(on_device, (), PartitionSpec(tuple(mesh)))()
 
     def specs(self, state: Any) -> Any:
         """The `PartitionSpec` of each array of an optimizer's state, or its shapes."""
-        return specs_of(state, self.mesh, self.params or {})
+        return specs_of(state, tuple(self.reach), self.params or {})
 
     def place(self, state: Any) -> Any:
         """An optimizer's state, laid out as `specs` says where that can be said."""
         if self._is_manual() or not isinstance(self.mesh, Mesh):
             return state
-        return placed(state, self.mesh, self.params or {})
+        return placed(state, self.mesh, tuple(self.reach), self.params or {})
 
     def sharing(self, leaves: Sequence[Leaf], f: Any) -> list[Leaf]:
         """The leaves, those shared by several devices that `f` can work on so."""
         along = self.shared if isinstance(f, SharedOrthogonalizer) else ()
-        return [shared_along(leaf, along, self.mesh.shape) for leaf in leaves]
+        return [shared_along(leaf, along, self.reach) for leaf in leaves]
 
     def plan(self, leaves: Sequence[Leaf], equivariant: bool) -> tuple[Round, ...]:
         """Who works on what; see `optax_ortho.layouts.dealing`."""
-        return rounds(leaves, self.mesh.shape, equivariant, AT_ONCE)
+        return rounds(leaves, self.reach, equivariant, AT_ONCE)
 
     def _placed(self, path: str) -> Placed:
         if not self.params or path not in self.params:
@@ -166,7 +174,7 @@ class Sharded:
     def spec(self, path: str) -> tuple[Axes, ...]:
         """The mesh axes along each axis of a parameter."""
         placed = self._placed(path)
-        spec = tuple(_axes(entry) for entry in placed.spec)
+        spec = tuple(axes_of(entry) for entry in placed.spec)
         return spec + ((),) * (len(placed.shape) - len(spec))
 
     def whole(self, path: str) -> jax.ShapeDtypeStruct:
@@ -213,7 +221,10 @@ class Sharded:
 
 
 def sharded(
-    params: Any, wire_dtype: Any = jnp.bfloat16, shared: Axes | str = ()
+    params: Any,
+    wire_dtype: Any = jnp.bfloat16,
+    shared: Axes | str = (),
+    dcn: Axes | str | None = None,
 ) -> Sharded:
     """The layout for parameters in shards: each matrix whole on one device.
 
@@ -237,13 +248,17 @@ def sharded(
         where the mesh has twice as many devices as there are matrices, and the longer
         side exceeds FLOP/s over the bytes/s along these axes, 2190 on a TPU v5e. What
         either way costs is what `optax_ortho.plan` prints.
+      dcn: mesh axes over the slow network between TPU slices, along which parameters
+        are copies. Each slice then does all of the work, and nothing travels between
+        them. None is what the devices' ``slice_index`` says; with ``()`` slices share
+        the work.
 
     Returns:
       A layout, for the `layout` argument of any recipe.
 
     Raises:
-      ValueError: no leaf has a `NamedSharding`, two have different meshes, or the mesh
-        has no such axis.
+      ValueError: no leaf has a `NamedSharding`, two have different meshes, the mesh
+        has no such axis, or a parameter is cut along one of `dcn`.
 
     Examples:
       >>> mesh = jax.make_mesh((1,), ("fsdp",))
@@ -256,37 +271,12 @@ def sharded(
       >>> updates["kernel"].sharding.spec[0]
       'fsdp'
     """
-    placed: dict[str, Placed] = {}
-    meshes = []
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
-        sharding, spec = getattr(leaf, "sharding", None), PartitionSpec()
-        if isinstance(sharding, NamedSharding):
-            spec = sharding.spec
-            meshes.append(sharding.mesh)
-        placed[path_of(keys)] = Placed(tuple(leaf.shape), leaf.dtype.name, spec)
-    if not meshes:
-        raise ValueError(
-            "sharded needs parameters with a jax.sharding.NamedSharding, as "
-            "jax.device_put and flax give them, and found none. On one device use "
-            "layouts.local(); inside pmap layouts.replicated(axis_name, axis_size)."
-        )
-    if len(set(meshes)) > 1:
-        raise ValueError(
-            f"sharded needs one mesh; the parameters lie on {len(set(meshes))}: "
-            f"{', '.join(str(dict(mesh.shape)) for mesh in set(meshes))}."
-        )
-    shared = (shared,) if isinstance(shared, str) else tuple(shared)
-    unknown = [axis for axis in shared if axis not in meshes[0].shape]
+    mesh, placed = places_of(params)
+    shared = axes_of(shared)
+    unknown = [axis for axis in shared if axis not in mesh.shape]
     if unknown:
         raise ValueError(
-            f"shared names no mesh axis: {unknown}; the mesh has "
-            f"{tuple(meshes[0].shape)}."
+            f"shared names no mesh axis: {unknown}; the mesh has {tuple(mesh.shape)}."
         )
-    return Sharded(meshes[0], placed, jnp.dtype(wire_dtype), shared)
-
-
-def _axes(entry: Any) -> tuple[str, ...]:
-    """The mesh axes in one entry of a PartitionSpec."""
-    if entry is None:
-        return ()
-    return (entry,) if isinstance(entry, str) else tuple(entry)
+    dtype, between = jnp.dtype(wire_dtype), dcn_axes(mesh, placed, dcn)
+    return Sharded(mesh, placed, dtype, shared, between)

@@ -5,6 +5,8 @@ import pytest
 pytest.importorskip("libtpu")
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.experimental.topologies import get_topology_desc  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 
 from benchmarks import owned  # noqa: E402
@@ -53,6 +55,20 @@ def test_a_sharded_step_is_at_the_floor(sharding):
     # The arguments are parameters, gradients and momentum; beside them there is room
     # for all matrices once more, and little else.
     assert figures.temp_mb < 1.2 * figures.argument_mb / 3
+
+
+@pytest.mark.slow
+def test_slices_are_found_and_nothing_travels_between_them():
+    two = get_topology_desc(platform="tpu", topology_name="v5e:2x4", num_slices=2)
+    mesh = Mesh(np.array(two.devices).reshape(2, 8), ("slice", "d"))
+    params = tree("gpt2", mesh, "fsdp", layers=8, width=256)
+    assert layouts.sharded(params).dcn == ("slice",)
+    alone = tree(
+        "gpt2", topologies.mesh("v5e:2x4", "fsdp"), "fsdp", layers=8, width=256
+    )
+    found = measure(contender("muon/sharded", params), params, "tpu")
+    assert found.wire_mb["all-to-all"] == pytest.approx(floor(alone).wire / 1e6)
+    assert set(found.wire_mb) == {"all-to-all", "all-reduce"}
 
 
 @pytest.mark.slow
