@@ -261,6 +261,7 @@ def sharded(
         has no such axis, or a parameter is cut along one of `dcn`.
 
     Examples:
+      >>> from jax.sharding import NamedSharding
       >>> mesh = jax.make_mesh((1,), ("fsdp",))
       >>> shards = NamedSharding(mesh, PartitionSpec("fsdp"))
       >>> params = {"kernel": jax.device_put(jnp.ones((4, 6)), shards)}
