@@ -25,14 +25,8 @@ ENVIRONMENTS = {
     "py313": ("python3.13", []),
     "oldest": ("python3.11", OLDEST),
 }
-ALLOWED = [
-    # The oldest Flax uses names of JAX that are deprecated by now.
-    *("-W", "ignore:jax.core:DeprecationWarning"),
-    # A gradient of rank one leaves half of ARO's basis to rounding, and the oldest XLA
-    # rounds a step differently with its rate injected.
-    "--deselect=tests/test_contract.py::test_what_optax_asks_of_its_own["
-    "test_optimizers_can_be_wrapped_in_inject_hyperparams12-aro]",
-]
+# The oldest Flax uses names of JAX that are deprecated by now.
+ALLOWED = ["-W", "ignore:jax.core:DeprecationWarning"]
 CORE = [
     "tests/test_architecture.py",
     "tests/test_checks.py",

@@ -1,9 +1,12 @@
-"""A small GPT in Flax NNX: bytes in, next byte out.
+"""A GPT in Flax NNX: tokens in, next token out.
 
 The blocks are one stacked module: each leaf has the layer as its first axis and
 `nnx.scan` walks over it, so the program does not grow with the depth. Shapes are
-named B (batch), T (time), D (width), V (vocabulary).
+named B (batch), T (time), D (width), V (vocabulary), H (heads), K (width of a head).
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +14,40 @@ import optax
 from flax import nnx
 
 
+def rotary_attention(
+    query_BTHK: jax.Array, key_BTHK: jax.Array, value_BTHK: jax.Array, **arguments: Any
+) -> jax.Array:
+    """Attention whose queries and keys are turned by their position (RoPE).
+
+    Su et al., RoFormer, arXiv 2104.09864, with the halves of a head as pairs.
+    """
+    time, width = query_BTHK.shape[-3], query_BTHK.shape[-1]
+    frequency_K = 1e4 ** (-jnp.arange(0, width, 2) / width)
+    angle_TK = jnp.arange(time)[:, None] * frequency_K
+    cos_T1K, sin_T1K = jnp.cos(angle_TK)[:, None], jnp.sin(angle_TK)[:, None]
+
+    def turned(x_BTHK):
+        a, b = jnp.split(x_BTHK.astype(jnp.float32), 2, -1)
+        parts = (a * cos_T1K - b * sin_T1K, a * sin_T1K + b * cos_T1K)
+        return jnp.concatenate(parts, -1).astype(x_BTHK.dtype)
+
+    return nnx.dot_product_attention(
+        turned(query_BTHK), turned(key_BTHK), value_BTHK, **arguments
+    )
+
+
 class Block(nnx.Module):
     """Attention and MLP, each on a normed copy of the stream."""
 
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
-        self.attention_norm = nnx.RMSNorm(width, rngs=rngs)
+    def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs, **more):
+        given = {"use_bias": False, "dtype": dtype, "rngs": rngs}
+        self.attention_norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
         self.attention = nnx.MultiHeadAttention(
-            heads, width, use_bias=False, decode=False, rngs=rngs
+            heads, width, decode=False, **given, **more
         )
-        self.mlp_norm = nnx.RMSNorm(width, rngs=rngs)
-        self.up = nnx.Linear(width, 4 * width, use_bias=False, rngs=rngs)
-        self.down = nnx.Linear(4 * width, width, use_bias=False, rngs=rngs)
+        self.mlp_norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
+        self.up = nnx.Linear(width, 4 * width, **given)
+        self.down = nnx.Linear(4 * width, width, **given)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         mask = nnx.make_causal_mask(x_BTD[..., 0])
@@ -32,6 +58,26 @@ class Block(nnx.Module):
 
 
 class GPT(nnx.Module):
+    """The model.
+
+    Args:
+      vocabulary: number of tokens.
+      context: the longest input, for the table of positions.
+      layers: number of blocks.
+      width: of the stream.
+      heads: of the queries.
+      kv_heads: of the keys and values; None is as many.
+      attention_fn: of queries, keys and values. `rotary_attention` knows positions by
+        itself, and any other has a table of them added to its input.
+      normalize_qk: whether queries and keys are normed.
+      dtype: of the computation; parameters stay in float32.
+      scanned: one stacked block, or a list of them.
+      unroll: how many blocks a turn of the scan has; None is all of them, because
+        XLA's CPU loops run their bodies on fewer threads.
+      remat: whether the backward pass computes each block again, to save memory.
+      rngs: of the initial weights.
+    """
+
     def __init__(
         self,
         *,
@@ -40,35 +86,68 @@ class GPT(nnx.Module):
         layers: int,
         width: int,
         heads: int,
+        kv_heads: int | None = None,
+        attention_fn: Callable = nnx.dot_product_attention,
+        normalize_qk: bool = False,
+        dtype: Any = None,
+        scanned: bool = True,
+        unroll: int | None = None,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.layers = layers
-        self.token = nnx.Embed(vocabulary, width, rngs=rngs)
-        self.position = nnx.Embed(context, width, rngs=rngs)
+        self.scanned, self.remat = scanned, remat
+        self.unroll = layers if unroll is None else unroll
+        self.token = nnx.Embed(vocabulary, width, dtype=dtype, rngs=rngs)
+        self.position = (
+            None
+            if attention_fn is rotary_attention
+            else nnx.Embed(context, width, dtype=dtype, rngs=rngs)
+        )
+        # Old releases of Flax do not know the argument.
+        grouped = {} if kv_heads is None else {"num_kv_heads": kv_heads}
 
-        @nnx.split_rngs(splits=layers)
-        @nnx.vmap
-        def stack(rngs: nnx.Rngs) -> Block:
-            return Block(width, heads, rngs=rngs)
+        def block(rngs: nnx.Rngs) -> Block:
+            return Block(
+                width,
+                heads,
+                attention_fn=attention_fn,
+                normalize_qk=normalize_qk,
+                dtype=dtype,
+                rngs=rngs,
+                **grouped,
+            )
 
-        self.blocks = stack(rngs)
-        self.norm = nnx.RMSNorm(width, rngs=rngs)
-        self.head = nnx.Linear(width, vocabulary, use_bias=False, rngs=rngs)
+        if scanned:
+            self.blocks = nnx.split_rngs(splits=layers)(nnx.vmap(block))(rngs)
+        else:
+            self.blocks = nnx.List([block(rngs) for _ in range(layers)])
+        self.norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
+        self.head = nnx.Linear(
+            width, vocabulary, use_bias=False, dtype=dtype, rngs=rngs
+        )
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        x_BTD = self.token(tokens_BT) + self.position(jnp.arange(tokens_BT.shape[1]))
+        x_BTD = self.token(tokens_BT)
+        if self.position is not None:
+            x_BTD += self.position(jnp.arange(tokens_BT.shape[1]))
 
-        # Unrolled, because XLA's CPU loops run their bodies on fewer threads.
-        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry, unroll=self.layers)
-        def walk(x_BTD: jax.Array, block: Block) -> jax.Array:
+        def apply(x_BTD: jax.Array, block: Block) -> jax.Array:
             return block(x_BTD)
 
-        return self.head(self.norm(walk(x_BTD, self.blocks)))
+        if self.remat:
+            apply = nnx.remat(apply)
+        if self.scanned:
+            along = {"in_axes": (nnx.Carry, 0), "out_axes": nnx.Carry}
+            x_BTD = nnx.scan(apply, **along, unroll=self.unroll)(x_BTD, self.blocks)
+        else:
+            for block in self.blocks:
+                x_BTD = apply(x_BTD, block)
+        return self.head(self.norm(x_BTD))
 
 
 def loss_fn(model: GPT, tokens: jax.Array) -> jax.Array:
-    """Mean cross-entropy in nats a byte; tokens is int32[B, T + 1]."""
+    """Mean cross-entropy in nats a token; tokens is int32[B, T + 1]."""
     logits_BTV = model(tokens[:, :-1])
     return optax.softmax_cross_entropy_with_integer_labels(
-        logits_BTV, tokens[:, 1:]
+        logits_BTV.astype(jnp.float32), tokens[:, 1:]
     ).mean()
