@@ -23,12 +23,12 @@ def rotary_attention(
     """
     time, width = query_BTHK.shape[-3], query_BTHK.shape[-1]
     frequency_K = 1e4 ** (-jnp.arange(0, width, 2) / width)
-    angle_TK = jnp.arange(time)[:, None] * frequency_K
-    cos_T1K, sin_T1K = jnp.cos(angle_TK)[:, None], jnp.sin(angle_TK)[:, None]
+    angle_TK = jnp.arange(time)[:, None] * frequency_K[None]
+    cos_1T1K, sin_1T1K = (f(angle_TK)[None, :, None] for f in (jnp.cos, jnp.sin))
 
     def turned(x_BTHK):
         a, b = jnp.split(x_BTHK.astype(jnp.float32), 2, -1)
-        parts = (a * cos_T1K - b * sin_T1K, a * sin_T1K + b * cos_T1K)
+        parts = (a * cos_1T1K - b * sin_1T1K, a * sin_1T1K + b * cos_1T1K)
         return jnp.concatenate(parts, -1).astype(x_BTHK.dtype)
 
     return nnx.dot_product_attention(
@@ -75,6 +75,7 @@ class GPT(nnx.Module):
       unroll: how many blocks a turn of the scan has; None is all of them, because
         XLA's CPU loops run their bodies on fewer threads.
       remat: whether the backward pass computes each block again, to save memory.
+      place: of the stream, `(B, T, D)`: where it lies on a mesh.
       rngs: of the initial weights.
     """
 
@@ -93,9 +94,10 @@ class GPT(nnx.Module):
         scanned: bool = True,
         unroll: int | None = None,
         remat: bool = False,
+        place: Callable[[jax.Array], jax.Array] = lambda x_BTD: x_BTD,
         rngs: nnx.Rngs,
     ):
-        self.scanned, self.remat = scanned, remat
+        self.remat, self.place = remat, place
         self.unroll = layers if unroll is None else unroll
         self.token = nnx.Embed(vocabulary, width, dtype=dtype, rngs=rngs)
         self.position = (
@@ -117,10 +119,11 @@ class GPT(nnx.Module):
                 **grouped,
             )
 
-        if scanned:
-            self.blocks = nnx.split_rngs(splits=layers)(nnx.vmap(block))(rngs)
-        else:
-            self.blocks = nnx.List([block(rngs) for _ in range(layers)])
+        self.blocks = (
+            nnx.split_rngs(splits=layers)(nnx.vmap(block))(rngs)
+            if scanned
+            else nnx.List([block(rngs) for _ in range(layers)])
+        )
         self.norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(
             width, vocabulary, use_bias=False, dtype=dtype, rngs=rngs
@@ -132,11 +135,11 @@ class GPT(nnx.Module):
             x_BTD += self.position(jnp.arange(tokens_BT.shape[1]))
 
         def apply(x_BTD: jax.Array, block: Block) -> jax.Array:
-            return block(x_BTD)
+            return self.place(block(self.place(x_BTD)))
 
         if self.remat:
             apply = nnx.remat(apply)
-        if self.scanned:
+        if isinstance(self.blocks, Block):
             along = {"in_axes": (nnx.Carry, 0), "out_axes": nnx.Carry}
             x_BTD = nnx.scan(apply, **along, unroll=self.unroll)(x_BTD, self.blocks)
         else:
