@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m examples.train_gpt $(ARGS)
@@ -27,6 +27,9 @@ bench: $(VENV)/ready
 	  $(BIN)/python -m benchmarks.scale --meshes v5e:2x4/fsdp --output runs/scale.json; \
 	else echo 'No TPU compiler: $(BIN)/pip install -c constraints.txt libtpu'; fi
 
+docs: $(VENV)/ready-docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs runs/docs
+
 clean:
 	rm -rf $(VENV) build dist runs .pytest_cache .ruff_cache .hypothesis
 
@@ -42,4 +45,8 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 $(VENV)/ready-lint: $(VENV)/ready
 	$(INSTALL) --no-build-isolation --editable '.[lint]'
+	touch $@
+
+$(VENV)/ready-docs: $(VENV)/ready
+	$(INSTALL) --no-build-isolation --editable '.[docs]'
 	touch $@

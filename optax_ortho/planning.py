@@ -50,7 +50,7 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
 
     Args:
       tx: an optimizer with ``layout=layouts.sharded(params)``.
-      params: the parameters, or `jax.ShapeDtypeStruct`s of them.
+      params: the parameters, or their shapes as `jax.ShapeDtypeStruct`.
 
     Returns:
       A `Plan`; print it. The FLOPs are those of the orthogonalizer, or of five

@@ -81,7 +81,7 @@ def summary(tx: optax.GradientTransformation, params: Any) -> Summary:
 
     Args:
       tx: an optimizer that holds one of ours.
-      params: the parameters, or `jax.ShapeDtypeStruct`s of them.
+      params: the parameters, or their shapes as `jax.ShapeDtypeStruct`.
 
     Returns:
       A `Summary`; print it.

@@ -15,7 +15,7 @@ def check_state(tx: optax.GradientTransformation, params: Any, state: Any) -> No
 
     Args:
       tx: the optimizer.
-      params: the parameters, or `jax.ShapeDtypeStruct`s of them.
+      params: the parameters, or their shapes as `jax.ShapeDtypeStruct`.
       state: the state, in any containers that have its paths.
 
     Raises:

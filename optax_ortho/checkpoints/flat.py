@@ -46,7 +46,7 @@ def from_flat(
 
     Args:
       tx: the optimizer.
-      params: its parameters, or `jax.ShapeDtypeStruct`s of them.
+      params: its parameters, or their shapes as `jax.ShapeDtypeStruct`.
       flat: what `to_flat` gave, or `numpy.load` of it with ``allow_pickle=False``.
 
     Returns:

@@ -44,7 +44,7 @@ def resolve(labels: Any) -> Labeller:
     Args:
       labels: None (by name and shape), the result of `label`, a function of path and
         leaf, ordered rules ``{pattern: role}``, or a tree of the parameters' structure.
-        Functions, rules and trees give roles, `MatrixAxes` or `Label`s.
+        Functions, rules and trees give a role, a `MatrixAxes` or a `Label`.
 
     Returns:
       An object with ``label(path, leaf)`` and ``axes(path, leaf)``.

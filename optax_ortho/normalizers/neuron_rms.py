@@ -40,7 +40,7 @@ def neuron_rms(
 ) -> optax.GradientTransformationExtraArgs:
     """Divides the update of each neuron by its running root mean square.
 
-    The published codes differ in what keeps the divisor from zero:
+    The published codes differ in what keeps the divisor from zero::
 
         NorMuon's authors   sqrt(v) + 1e-10           eps=1e-10
         dion                sqrt(v) + 1e-8            eps=1e-8

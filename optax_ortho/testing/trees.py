@@ -79,7 +79,7 @@ def assert_close(
 
 
 def assert_same_types(actual: Any, expected: Any, what: str) -> None:
-    """Compares trees of `jax.ShapeDtypeStruct`s: shape, dtype and weak type.
+    """Compares trees of `jax.ShapeDtypeStruct`: shape, dtype and weak type.
 
     Raises:
       AssertionError: another structure, or a leaf of another type.

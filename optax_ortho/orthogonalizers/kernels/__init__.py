@@ -1,5 +1,7 @@
 """Symmetric products in Pallas, to be chosen by hand.
 
+They are the `products` of an orthogonalizer::
+
     NewtonSchulz(dtype=jnp.bfloat16, products=kernels.Mosaic())    on a TPU
     NewtonSchulz(dtype=jnp.bfloat16, products=kernels.Triton())    on a GPU
 

@@ -1,0 +1,168 @@
+"""Writes the tables of docs/benchmarks.md and of the pages in docs/algorithms/.
+
+    python -m benchmarks.site
+
+It measures nothing: every figure is from benchmarks/results/, and below each table of
+docs/benchmarks.md stands the command that made it. The page of an algorithm shows the
+rows of its optimizers.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks.pages import insert
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
+DOCS = ROOT / "docs"
+NONE = "–"
+COMPILED = ("trace_s", "compile_s")  # PyTorch's optimizers have neither.
+# Whose rows the page of an algorithm shows.
+ALGORITHMS = {
+    "muon": ("muon",),
+    "normuon": ("normuon",),
+    "root": ("root",),
+    "auon": ("auon", "hybrid_auon"),
+    "namo": ("namo", "namo_d"),
+    "aro": ("aro",),
+    "fismo": ("fismo", "fismo_every_10"),
+    "mkor": ("mkor", "mkor_every_10"),
+    "dion": ("dion",),
+    "adaptive_memory": ("adaptive_memory_muon", "am_sgd", "am_adamw"),
+}
+
+
+def load(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def markdown(heading: list[str], rows: list[list[str]]) -> str:
+    """A table, with empty lines around it."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
+
+
+def cost(names: tuple[str, ...]) -> str:
+    """What the optimizers of one page cost, and their loss in the demo."""
+    step, train = load("step")["results"], load("train")["results"]
+    parameters = step["adamw"]["state_bytes"] / 8  # Two float32 moments.
+    rows = []
+    for name in names:
+        trained = train.get(name)
+        ratio = min(step[name]["step_s"]) / min(step["muon"]["step_s"])
+        memory = step[name]["state_bytes"] / parameters
+        told = (f"{trained['ms']:.0f}", f"{trained['loss']:.3f}") if trained else None
+        rows.append(
+            [f"`{name}`", f"{ratio:.2f}", f"{memory:.1f}", *(told or [NONE] * 2)]
+        )
+    heading = [
+        "",
+        "step of hidden matrices, over Muon's",
+        "state, bytes a parameter",
+        "training step, ms",
+        "loss after 60 steps",
+    ]
+    return markdown(heading, rows)
+
+
+def step(results: dict[str, dict[str, Any]], baseline: str) -> str:
+    """One step of each optimizer, side by side."""
+    least = min(results[baseline]["step_s"])
+    rows = []
+    for name, row in results.items():
+        time = min(row["step_s"])
+        compiled = [f"{row[key]:.2f}" if key in row else NONE for key in COMPILED]
+        rows.append(
+            [
+                f"`{name}`",
+                f"{1e3 * time:.0f}",
+                f"{time / least:.2f}",
+                *compiled,
+                f"{row['instructions']}" if "instructions" in row else NONE,
+                f"{row['state_bytes'] / 1e6:.1f}",
+            ]
+        )
+    heading = ["optimizer", "step, ms", f"over `{baseline}`", "trace, s", "compile, s"]
+    return markdown([*heading, "instructions", "state, MB"], rows)
+
+
+def compiled(rows: dict[str, dict[str, Any]]) -> str:
+    """One step on many devices, counted in the compiled program."""
+    heading = ["model", "mesh", "optimizer", "sent, MB", "floor", "GFLOP", "Mcycles"]
+    lines = []
+    for row in rows.values():
+        figures = row["figures"]
+        lines.append(
+            [
+                row["tree"],
+                row["mesh"],
+                f"`{row['optimizer']}`",
+                f"{sum(figures['wire_mb'].values()):.1f}",
+                f"{row['floor']['wire'] / 1e6:.1f}",
+                f"{figures['gflop']:.0f}",
+                f"{figures['mcycles']:.2f}" if figures["mcycles"] else NONE,
+                f"{figures['peak_mb']:.0f}",
+                f"{figures['instructions']}",
+            ]
+        )
+    return markdown([*heading, "peak, MB", "instructions"], lines)
+
+
+def device(results: dict[str, dict[str, Any]]) -> str:
+    """Orthogonalizers on one device: their times and errors, by shape."""
+    rows = [
+        [
+            shape,
+            f"`{method}`",
+            f"{1e3 * figures['seconds']:.1f}",
+            f"{figures['errors']['normal']:.1e}",
+            f"{figures['errors']['uneven']:.1e}",
+            f"{figures['compile_s']:.1f}",
+        ]
+        for shape, result in results.items()
+        for method, figures in result["figures"].items()
+    ]
+    errors = ["error, normal entries", "error, uneven spectrum"]
+    return markdown(["shape", "method", "time, ms", *errors, "compile, s"], rows)
+
+
+def reliability(cells: dict[str, dict[str, dict]]) -> str:
+    """How many of the rows of the bar each optimizer passes."""
+    rows = []
+    for name, column in cells.items():
+        counts = Counter(cell["result"] for cell in column.values())
+        numbers = [str(counts[word]) for word in ("pass", "not promised", "FAIL")]
+        rows.append([f"`{name}`", *numbers])
+    return markdown(["optimizer", "passes", "not promised", "fails"], rows)
+
+
+def benchmarks(text: str) -> str:
+    """The page docs/benchmarks.md with its tables."""
+    tables = {
+        "step": step(load("step")["results"], "muon"),
+        "peers": step(load("peers")["results"], "contrib_muon"),
+        "scale": compiled(load("scale")["rows"]),
+        "gpu": compiled(load("gpu")["rows"]),
+        "device": device(load("device")["results"]),
+        "reliability": reliability(load("reliability")["cells"]),
+    }
+    for name, table in tables.items():
+        text = insert(text, name, table)
+    return text
+
+
+def pages() -> dict[Path, str]:
+    """Every page that has such tables, as it should be."""
+    page = DOCS / "benchmarks.md"
+    written = {page: benchmarks(page.read_text())}
+    for name, optimizers in ALGORITHMS.items():
+        page = DOCS / f"algorithms/{name}.md"
+        written[page] = insert(page.read_text(), "cost", cost(optimizers))
+    return written
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text)

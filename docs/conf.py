@@ -1,0 +1,61 @@
+"""How the site is made: `make docs`, or sphinx-build -W -b html docs runs/docs."""
+
+import collections
+import os
+import re
+
+# Docstrings are read and nothing is computed, so no accelerator is looked for.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import optax_ortho  # noqa: E402
+
+project = "optax_ortho"
+author = "The optax_ortho authors"
+copyright = author
+version = release = optax_ortho.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+]
+exclude_patterns = ["_build"]
+# A name in backticks is a link where the site has it, and code where it has not.
+default_role = "py:obj"
+
+# The suite runs the pages' code (tests/test_docs.py).
+nb_execution_mode = "off"
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+
+autosummary_generate = False
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = f"optax_ortho {version}"
+html_theme_options = {
+    "source_repository": "https://github.com/optax-ortho/optax_ortho/",
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
+
+Pair = collections.namedtuple("Pair", "first")
+
+
+def skip_fields(app, what, name, member, skip, options):
+    """The fields of a NamedTuple: its docstring and signature have them already."""
+    return True if isinstance(member, type(Pair.first)) else None
+
+
+def name_defaults(app, what, name, obj, options, signature, returns):
+    """A default that is a function is shown by its name: ``axes=last_two``."""
+    short = re.sub(r"<function (\w+)[^>]*>", r"\1", signature or "")
+    return short or signature, returns
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", skip_fields)
+    app.connect("autodoc-process-signature", name_defaults)
