@@ -5,6 +5,7 @@ gradient -> momentum -> orthogonalize -> normalize / clamp -> trust-region scale
 
 from optax_ortho import bases as bases
 from optax_ortho import checkpoints as checkpoints
+from optax_ortho import constraints as constraints
 from optax_ortho import kronecker as kronecker
 from optax_ortho import layouts as layouts
 from optax_ortho import momentum as momentum
@@ -79,6 +80,7 @@ __all__ = [
     "auon",
     "bases",
     "checkpoints",
+    "constraints",
     "diagnostics",
     "dion",
     "fismo",

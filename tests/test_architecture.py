@@ -15,7 +15,7 @@ LAYERS = (
     ("checks", "recording", "names", "tables", "dtypes", "matrices"),
     ("blocks", "inputs", "layouts", "labels", "measures"),
     ("chain", "frames", "guard", "statistics"),
-    ("momentum", "orthogonalizers", "normalizers", "trust_region"),
+    ("momentum", "orthogonalizers", "normalizers", "trust_region", "constraints"),
     ("bases", "kronecker"),
     ("optimizers",),
     ("checkpoints", "planning", "report", "testing"),

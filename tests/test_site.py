@@ -13,6 +13,7 @@ import optax_ortho  # noqa: E402
 from optax_ortho import (  # noqa: E402
     bases,
     checkpoints,
+    constraints,
     kronecker,
     layouts,
     momentum,
@@ -22,8 +23,8 @@ from optax_ortho import (  # noqa: E402
 )
 
 PACKAGES = (
-    *(optax_ortho, bases, checkpoints, kronecker, layouts),
-    *(momentum, normalizers, orthogonalizers, trust_region),
+    *(optax_ortho, bases, checkpoints, constraints, kronecker),
+    *(layouts, momentum, normalizers, orthogonalizers, trust_region),
 )
 
 

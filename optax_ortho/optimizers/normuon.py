@@ -29,19 +29,20 @@ References:
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Unpack
 
 import optax
 
 from optax_ortho.chain import ortho_chain
 from optax_ortho.checks import refuse_array
+from optax_ortho.constraints import cautious_decay
 from optax_ortho.guard import guard, stacked_axes
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import ema
 from optax_ortho.normalizers import neuron_rms
 from optax_ortho.optimizers._arguments import Common, recipe
-from optax_ortho.optimizers._decay import cautious_decay
-from optax_ortho.optimizers._recipe import matrices_else_fallback
+from optax_ortho.optimizers._recipe import decoupled_decay, matrices_else_fallback
 from optax_ortho.orthogonalizers import orthogonalize
 from optax_ortho.trust_region import ShapeFactor, normalized
 from optax_ortho.trust_region.shape import as_stage
@@ -181,6 +182,6 @@ def normuon(
             nonfinite="off",  # The recipe has a guard around both groups.
         ),
         learning_rate,
-        decay=cautious_decay if cautious else None,
+        decay=partial(decoupled_decay, add=cautious_decay) if cautious else None,
         **common,
     )
