@@ -98,7 +98,7 @@ def _has_heads(shapes: dict[str, tuple[int, ...]], inside: str) -> bool:
         return False
     # Stacked dense kernels have three axes too, but none takes (heads, head_dim).
     taken, given = (*out[:-3], *out[-3:-1]), (*query[:-3], *query[-2:])
-    return True and f"{inside}query_ln/scale" not in shapes
+    return taken == given and f"{inside}query_ln/scale" not in shapes
 
 
 def leaves_by_path(tree: Any) -> dict[str, Any]:
