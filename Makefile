@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 demo: $(VENV)/ready
 	$(BIN)/python -m examples.train_gpt $(ARGS)
 
-test: $(VENV)/ready
+test: $(VENV)/ready-test
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/ready-lint
@@ -27,7 +27,7 @@ bench: $(VENV)/ready
 	  $(BIN)/python -m benchmarks.scale --meshes v5e:2x4/fsdp --output runs/scale.json; \
 	else echo 'No TPU compiler: $(BIN)/pip install -c constraints.txt libtpu'; fi
 
-docs: $(VENV)/ready-docs
+docs: $(VENV)/ready-test
 	$(BIN)/python -m sphinx -W --keep-going -b html docs runs/docs
 
 clean:
@@ -40,13 +40,14 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "Setting up $(VENV): a few minutes, once."
 	$(INSTALL) hatchling editables
-	$(INSTALL) --no-build-isolation --editable '.[train,test]'
+	$(INSTALL) --no-build-isolation --editable '.[train]'
+	touch $@
+
+# The tests build the site and run the notebooks too.
+$(VENV)/ready-test: $(VENV)/ready
+	$(INSTALL) --no-build-isolation --editable '.[test,notebooks,docs]'
 	touch $@
 
 $(VENV)/ready-lint: $(VENV)/ready
 	$(INSTALL) --no-build-isolation --editable '.[lint]'
-	touch $@
-
-$(VENV)/ready-docs: $(VENV)/ready
-	$(INSTALL) --no-build-isolation --editable '.[docs]'
 	touch $@

@@ -61,6 +61,7 @@ from optax_ortho.orthogonalizers import orthogonalize as orthogonalize
 from optax_ortho.planning import plan as plan
 from optax_ortho.report import diagnostics as diagnostics
 from optax_ortho.report import summary as summary
+from optax_ortho.stages import stage_outputs as stage_outputs
 from optax_ortho.statistics import (
     value_and_grad_with_statistics as value_and_grad_with_statistics,
 )
@@ -116,6 +117,7 @@ __all__ = [
     "scale_by_namo_d",
     "scale_by_normuon",
     "scale_by_root",
+    "stage_outputs",
     "summary",
     "trust_region",
     "value_and_grad_with_statistics",

@@ -3,10 +3,25 @@
 gradient -> momentum -> orthogonalize -> normalize / clamp -> trust-region scale
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
+
+from optax_ortho.recording import record
+
+
+class StageOutputs(NamedTuple):
+    """What entered a chain, and what each of its stages gave; trees like the updates.
+
+    A chain records it in each update, for `optax_ortho.stage_outputs`.
+    """
+
+    gradient: Any
+    momentum: Any
+    orthogonalize: Any
+    normalize: Any
+    trust_region: Any
 
 
 class OrthoState(NamedTuple):
@@ -65,13 +80,15 @@ def ortho_chain(
 
     def update(updates, state, params=None, **extra):
         extra["gradient"] = updates
-        new_states = []
+        new_states, given = [], [updates]
         for name, stage, old in zip(OrthoState._fields, stages, state, strict=True):
             with jax.named_scope(name):
                 updates, new = stage.update(updates, old, params, **extra)
             new_states.append(new)
+            given.append(updates)
             if name == "momentum":
                 extra["momentum"] = updates
+        record(StageOutputs(*given))
         return updates, OrthoState(*new_states)
 
     return optax.GradientTransformationExtraArgs(init, update)

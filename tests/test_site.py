@@ -19,12 +19,13 @@ from optax_ortho import (  # noqa: E402
     momentum,
     normalizers,
     orthogonalizers,
+    plots,
     trust_region,
 )
 
 PACKAGES = (
     *(optax_ortho, bases, checkpoints, constraints, kronecker),
-    *(layouts, momentum, normalizers, orthogonalizers, trust_region),
+    *(layouts, momentum, normalizers, orthogonalizers, plots, trust_region),
 )
 
 

@@ -83,8 +83,8 @@ def flax_attention(params: Any) -> dict[str, Attention]:
         layers[layer] = Attention(query, key)
     if not layers:
         raise ValueError(
-            "There is no attention layer of Flax among the parameters, or all of them "
-            "normalize queries and keys. Name the leaves with Attention and Heads."
+            "flax_attention needs an attention layer of Flax that does not normalize "
+            "queries and keys, and found none. Name leaves with Attention and Heads."
         )
     return layers
 

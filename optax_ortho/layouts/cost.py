@@ -18,6 +18,22 @@ SharedCost = Callable[[int, int, int], tuple[float, float]]
 """FLOPs, and bytes sent, of each of some devices that share an ``m x n`` matrix."""
 
 
+class OwnedMatrix(NamedTuple):
+    """A matrix, and the work of its owner on it.
+
+    Attributes:
+      path: of its leaf.
+      index: which matrix of the leaf it is, on the devices of its owner's pool.
+      shape: as it prints.
+      flops: of each device that works on it.
+    """
+
+    path: str
+    index: int
+    shape: str
+    flops: float
+
+
 class RoundCost(NamedTuple):
     """One round (as often as it repeats), for each device.
 
@@ -29,6 +45,8 @@ class RoundCost(NamedTuple):
       repeats: how often.
       wire_bytes: what a device sends, there and back, and to share matrices.
       flops: the work of the busiest owner.
+      owners: what each owner works on the first time. Each repeat is on as many further
+        matrices of the one leaf there is.
     """
 
     matrices: tuple[tuple[int, str], ...]
@@ -37,6 +55,7 @@ class RoundCost(NamedTuple):
     repeats: int
     wire_bytes: float
     flops: float
+    owners: tuple[tuple[OwnedMatrix, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +128,8 @@ def cost(
       The cost for each device.
     """
     plan = rounds(leaves, mesh, equivariant, at_once)
-    costs = [_cost_of_round(one, mesh, flops, wire, shared) for one in plan]
+    paths = [leaf.path for leaf in leaves]
+    costs = [_cost_of_round(one, paths, mesh, flops, wire, shared) for one in plan]
     floor, ideal = 0.0, 0.0
     for one in plan:
         owners = len(one.owners)
@@ -132,28 +152,40 @@ def cost(
 
 
 def _cost_of_round(
-    one: Round, mesh: MeshShape, flops: FlopsOf, wire: int, shared: SharedCost | None
+    one: Round,
+    paths: Sequence[str],
+    mesh: MeshShape,
+    flops: FlopsOf,
+    wire: int,
+    shared: SharedCost | None,
 ) -> RoundCost:
     units = [unit for share in one.owners for unit in share]
     shapes = Counter(_name(unit.kind, mesh) for unit in units)
     along = one.route.shared
     sent = _sent(one, one.elements, mesh) * wire
+    together = 0.0
     if along:
         assert shared is not None
         blocks = blocks_of(units[0].kind, (), mesh)
         rows, columns = one.slot
         m = rows * _size(one.route.matrix + along, mesh) // blocks
-        work, more = shared(m, columns * blocks, _size(along, mesh))
+        together, more = shared(m, columns * blocks, _size(along, mesh))
         sent += more
-    else:
-        work = max(sum(_flops(u, mesh, flops) for u in share) for share in one.owners)
+
+    def owned(unit: Unit) -> OwnedMatrix:
+        work = together or _flops(unit, mesh, flops)
+        return OwnedMatrix(paths[unit.leaf], unit.index, _name(unit.kind, mesh), work)
+
+    owners = tuple(tuple(map(owned, share)) for share in one.owners)
+    busiest = max(sum(x.flops for x in share) for share in owners)
     return RoundCost(
         tuple((n * one.repeats, shape) for shape, n in shapes.most_common()),
         one.route.replica + one.route.matrix,
         along,
         one.repeats,
         one.repeats * sent,
-        one.repeats * work,
+        one.repeats * busiest,
+        owners,
     )
 
 
