@@ -117,9 +117,7 @@ def batch(data, seed, size=32, context=64):
 
 def loss_fn(model, tokens):
     logits = model(tokens[:, :-1])
-    return optax.softmax_cross_entropy_with_integer_labels(
-        logits, tokens[:, 1:]
-    ).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
 
 
 @nnx.jit
@@ -161,8 +159,8 @@ plots.curves(
 # a gradient that is not finite, and how large the last update was, per unit of rate.
 
 # %%
-for name, value in optax_ortho.diagnostics(nnx.to_tree(optimizer.opt_state)).items():
-    print(f"{name:22} {value}")
+for name, value in optax_ortho.diagnostics(optimizer.opt_state).items():
+    print(f"{name:22} {value:.4g}")
 
 # %% [markdown]
 # Next: [the four stages](stages.ipynb), [labels for your model](labels.ipynb), and

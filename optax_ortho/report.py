@@ -2,11 +2,13 @@
 
 import collections
 import dataclasses
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.core
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -69,7 +71,7 @@ class Summary:
             ],
             right=(1, 4),
         )
-        notes = "\n".join(f"! {warning}" for warning in self.warnings)
+        notes = "\n".join(map(_note, self.warnings))
         return "\n\n".join(part for part in (groups, matrices, notes) if part)
 
 
@@ -106,7 +108,7 @@ def summary(tx: optax.GradientTransformation, params: Any) -> Summary:
     )
 
 
-def diagnostics(state: optax.OptState) -> dict[str, Any]:
+def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:
     """What an optimizer did, as scalars for any metrics writer.
 
     Args:
@@ -146,7 +148,8 @@ def diagnostics(state: optax.OptState) -> dict[str, Any]:
                 figures["dual_alignment"] = node.dual_alignment
             case SoftmaxRadiusState() | ConfidenceRadiusState():
                 figures.update(node._asdict())
-    return figures
+    # `nnx.Optimizer` keeps each array of a state in a variable.
+    return {name: jnp.asarray(value) for name, value in figures.items()}
 
 
 def _nodes(tree: Any) -> Iterator[Any]:
@@ -216,10 +219,12 @@ def _warnings(
     for group in groups:
         undecided = [path for path, _, label in group.leaves if label.role == UNDECIDED]
         if undecided:
+            number = len(undecided)
             yield (
-                f"{len(undecided)} leaves with three or more axes go to {group.method} "
-                f"because nothing says which axes make a matrix, {undecided[0]} among "
-                "them; labels=optax_ortho.label(model) decides."
+                f"{number} {'leaf' if number == 1 else 'leaves'} with three or more "
+                f"axes, {undecided[0]} the first, left to {group.method} because "
+                "nothing says which axes make a matrix; "
+                "labels=optax_ortho.label(model) decides."
             )
         if group.leaves and group.shares_rate:
             yield (
@@ -272,6 +277,18 @@ def _number(value: Any) -> str:
     if isinstance(value, jax.core.Tracer):
         return "injected"
     return f"{float(value):g}"
+
+
+def _note(warning: str) -> str:
+    """A warning as a paragraph; a path is never broken."""
+    return textwrap.fill(
+        warning,
+        width=88,
+        initial_indent="! ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _bytes(number: int) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -116,7 +117,8 @@ class Labels:
             roles = ", ".join(
                 f"{role} {leaves[role]} ({sizes[role]:,})" for role in sorted(leaves)
             )
-            lines.append(f"{line}: {roles}" if roles else line)
+            line = f"{line}: {roles}" if roles else line
+            lines += textwrap.wrap(line, width=88, subsequent_indent=16 * " ")
         return "\n".join(lines)
 
 
