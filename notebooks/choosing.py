@@ -1,0 +1,184 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Choosing an optimizer
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/optax-ortho/optax_ortho/blob/main/notebooks/choosing.ipynb)
+#
+# Every optimizer here has one scale of learning rates and one set of arguments, so trying
+# another is a change of one word. This tries several, each at several rates, on a small
+# task. Two minutes on two CPU cores; put your own model in.
+
+# %%
+import importlib.util
+import os
+
+if importlib.util.find_spec("optax_ortho") is None:  # As on Colab.
+    from IPython import get_ipython
+
+    get_ipython().run_line_magic("pip", "install -q 'optax_ortho[flax,plot]'")
+
+STEPS = int(os.environ.get("NOTEBOOK_STEPS", 200))  # Tests take fewer.
+
+# %%
+import sysconfig
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import optax_ortho
+from optax_ortho import plots
+
+# %% [markdown]
+# ## A task
+#
+# An MLP guesses the next byte of Python's standard library from the sixteen before it.
+
+
+# %%
+class MLP(nnx.Module):
+    def __init__(self, rngs, context=16, width=256):
+        self.embed = nnx.Embed(256, width // context, rngs=rngs)
+        self.up = nnx.Linear(width, 2 * width, rngs=rngs)
+        self.down = nnx.Linear(2 * width, width, rngs=rngs)
+        self.head = nnx.Linear(width, 256, rngs=rngs)
+
+    def __call__(self, context):
+        x = self.embed(context).reshape(len(context), -1)
+        return self.head(nnx.relu(self.down(nnx.relu(self.up(x)))))
+
+
+def loss_fn(model, tokens):
+    logits = model(tokens[:, :-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, -1]).mean()
+
+
+files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+text = np.frombuffer(b"\n".join(file.read_bytes() for file in files), np.uint8)
+unseen, text = text[: len(text) // 20], text[len(text) // 20 :]
+
+
+def batches(data, seed, number, size=256, length=17):
+    rng = np.random.default_rng(seed)
+    starts = rng.integers(len(data) - length, size=(number, size))
+    return jnp.asarray(data[starts[..., None] + np.arange(length)], jnp.int32)
+
+
+validation = batches(unseen, seed=1, number=1, size=4096)[0]
+
+# %% [markdown]
+# ## One run
+#
+# All steps are one program: the optimizer is a pure function of arrays.
+
+
+# %%
+def train(tx, seed=0):
+    """Validation losses, and seconds a step."""
+    graph, params = nnx.split(MLP(nnx.Rngs(seed)))
+
+    def step(carry, tokens):
+        params, state = carry
+        gradient = jax.grad(lambda p: loss_fn(nnx.merge(graph, p), tokens))(params)
+        updates, state = tx.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    @jax.jit
+    def some_steps(carry, tokens):
+        carry, _ = jax.lax.scan(step, carry, tokens)
+        return carry, loss_fn(nnx.merge(graph, carry[0]), validation)
+
+    tokens = batches(text, seed=(0, seed), number=STEPS)
+    every = max(1, STEPS // 20)
+    tokens = tokens[: STEPS // every * every].reshape(-1, every, *tokens.shape[1:])
+    carry, points, seconds = (params, tx.init(params)), [], []
+    for i, chunk in enumerate(tokens):
+        start = time.perf_counter()
+        carry, loss = jax.block_until_ready(some_steps(carry, chunk))
+        seconds.append((time.perf_counter() - start) / every)
+        points.append(((i + 1) * every, float(loss)))
+    return np.array(points), min(seconds)
+
+
+# %% [markdown]
+# ## Several optimizers, each at several rates
+#
+# The rate of the other leaves is the same everywhere, so what differs is what happens to
+# the matrices. AdamW wants a smaller rate, NAMO a larger: the best should not be at the
+# edge of what is tried.
+
+# %%
+labels = optax_ortho.label(MLP(nnx.Rngs(0)))
+RECIPES = {
+    "muon": optax_ortho.muon,
+    "normuon": optax_ortho.normuon,
+    "root": optax_ortho.root,
+    "namo": optax_ortho.namo,
+    "adaptive_memory_muon": optax_ortho.adaptive_memory_muon,
+}
+RATES = (0.005, 0.01, 0.02, 0.04)
+FACTORS = {"namo": 4, "optax.adamw": 1 / 4}
+
+
+def schedule(rate):
+    return optax.warmup_cosine_decay_schedule(0.0, rate, STEPS // 10, STEPS)
+
+
+def ours(recipe):
+    return lambda rate: recipe(
+        schedule(rate), labels=labels, adamw_learning_rate=schedule(0.003)
+    )
+
+
+candidates = {name: ours(recipe) for name, recipe in RECIPES.items()}
+candidates["optax.adamw"] = lambda rate: optax.adamw(schedule(rate), b2=0.95)
+
+found = {}
+for name, make in candidates.items():
+    rates = [rate * FACTORS.get(name, 1) for rate in RATES]
+    runs = {rate: train(make(rate)) for rate in rates}
+    best = min(runs, key=lambda rate: runs[rate][0][-1, 1])
+    found[name] = runs[best]
+    across = "  ".join(f"{rate:g}: {runs[rate][0][-1, 1]:.3f}" for rate in rates)
+    print(f"{name:22} {across}  {1e3 * runs[best][1]:5.1f} ms a step")
+
+# %%
+plots.curves(
+    {name: points for name, (points, _) in found.items()},
+    ylabel="validation loss, nats a byte",
+    highlight="muon",
+    reference="optax.adamw",
+    headline="Each at the best of its rates",
+)
+
+# %% [markdown]
+# One seed and one small task say whether a method is sane, and not which is best. Two
+# seeds and a few more rates around the best cost little, and tell whether a difference is
+# one:
+
+# %%
+for name in ("muon", "normuon"):
+    losses = [train(candidates[name](0.01), seed)[0][-1, 1] for seed in range(3)]
+    print(f"{name:8} {np.mean(losses):.3f} +- {np.std(losses, ddof=1):.3f}")
+
+# %% [markdown]
+# [How to choose](https://github.com/optax-ortho/optax_ortho/blob/main/docs/choose.md) has
+# all of them with cost and memory, and when which is worth it.

@@ -1,0 +1,16 @@
+"""The notebooks run with few steps, unless they are written anew (`make notebooks`)."""
+
+import os
+
+import pytest
+
+collect_ignore_glob = ["*.py"]  # The same notebooks as text.
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("overwrite"):
+        return
+    os.environ["NOTEBOOK_STEPS"] = "4"
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.slow)
