@@ -73,6 +73,9 @@ def curves(
         one.set_xlabel(xlabel)
         one.set_xlim(0, max(points[-1, column] for points in found.values()) or 1)
     axes[0].set_yscale(scale)
+    if scale == "log":
+        axes[0].yaxis.set_major_formatter("{x:g}")
+        axes[0].yaxis.set_minor_formatter(_two_or_five)
     axes[0].set_ylabel(ylabel)
     axes[0].set_ylim(*_range(list(found.values()), scale))
     if reference is not None:
@@ -123,6 +126,12 @@ def _range(curves: list[np.ndarray], scale: str) -> tuple[float, float]:
     return losses.min() - margin, top + margin
 
 
+def _two_or_five(x: float, position: Any) -> str:
+    """The label of a tick between powers of ten."""
+    del position
+    return f"{x:g}" if f"{x:e}"[0] in "25" else ""
+
+
 def _mark(
     axes: Axes,
     column: int,
@@ -151,11 +160,14 @@ def _mark(
     if len(reached):
         where = reached[0][[column, -1]]
         axes.plot(*where, "o", color=HIGHLIGHT, markersize=8)
+        # To the left of the point where the names stand at its right.
+        late = where[0] > 0.75 * axes.get_xlim()[1]
         axes.annotate(
             f"{where[0]:.3g} {unit.split()[0]}",
             where,
-            xytext=(9, 7),
+            xytext=(-9 if late else 9, 7),
             textcoords="offset points",
+            ha="right" if late else "left",
             fontsize=11,
             weight="bold",
             color=HIGHLIGHT,
