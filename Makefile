@@ -7,13 +7,13 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench docs notebooks clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m examples.train_gpt $(ARGS)
 
 test: $(VENV)/ready-test
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --nbmake $(ARGS)
 
 lint: $(VENV)/ready-lint
 	$(BIN)/ruff format --check
@@ -29,6 +29,12 @@ bench: $(VENV)/ready
 
 docs: $(VENV)/ready-test
 	$(BIN)/python -m sphinx -W --keep-going -b html docs runs/docs
+
+# Runs the notebooks at their full size, and writes them with what they printed.
+notebooks: $(VENV)/ready-test
+	$(BIN)/jupytext --quiet --to ipynb --update $(filter-out %/conftest.py, \
+	  $(wildcard notebooks/*.py))
+	$(BIN)/python -m pytest --nbmake --overwrite notebooks
 
 clean:
 	rm -rf $(VENV) build dist runs .pytest_cache .ruff_cache .hypothesis

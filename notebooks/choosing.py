@@ -18,9 +18,9 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/optax-ortho/optax_ortho/blob/main/notebooks/choosing.ipynb)
 #
-# Every optimizer here has one scale of learning rates and one set of arguments, so trying
-# another is a change of one word. This tries several, each at several rates, on a small
-# task. Two minutes on two CPU cores; put your own model in.
+# Every optimizer here has one scale of learning rates and one set of arguments, so
+# trying another is a change of one word. This tries several, each at several rates, on
+# a small task. Two minutes on two CPU cores; put your own model in.
 
 # %%
 import importlib.util
@@ -121,9 +121,9 @@ def train(tx, seed=0):
 # %% [markdown]
 # ## Several optimizers, each at several rates
 #
-# The rate of the other leaves is the same everywhere, so what differs is what happens to
-# the matrices. AdamW wants a smaller rate, NAMO a larger: the best should not be at the
-# edge of what is tried.
+# The rate of the other leaves is the same everywhere, so what differs is what happens
+# to the matrices. AdamW wants a smaller rate, NAMO a larger: the best should not be at
+# the edge of what is tried.
 
 # %%
 labels = optax_ortho.label(MLP(nnx.Rngs(0)))
@@ -171,8 +171,8 @@ plots.curves(
 
 # %% [markdown]
 # One seed and one small task say whether a method is sane, and not which is best. Two
-# seeds and a few more rates around the best cost little, and tell whether a difference is
-# one:
+# seeds and a few more rates around the best cost little, and tell whether a difference
+# is one:
 
 # %%
 for name in ("muon", "normuon"):
@@ -180,5 +180,5 @@ for name in ("muon", "normuon"):
     print(f"{name:8} {np.mean(losses):.3f} +- {np.std(losses, ddof=1):.3f}")
 
 # %% [markdown]
-# [How to choose](https://github.com/optax-ortho/optax_ortho/blob/main/docs/choose.md) has
-# all of them with cost and memory, and when which is worth it.
+# [How to choose](https://github.com/optax-ortho/optax_ortho/blob/main/docs/choose.md)
+# has all of them with cost and memory, and when which is worth it.

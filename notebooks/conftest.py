@@ -8,7 +8,7 @@ collect_ignore_glob = ["*.py"]  # The same notebooks as text.
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("overwrite"):
+    if config.getoption("overwrite", False):
         return
     os.environ["NOTEBOOK_STEPS"] = "4"
     for item in items:

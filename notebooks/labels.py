@@ -18,13 +18,13 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/optax-ortho/optax_ortho/blob/main/notebooks/labels.ipynb)
 #
-# Orthogonalization is for the hidden matrices: not for embeddings, heads, norms and biases.
-# `label` reads from the modules which leaf is which, for an MLP, a CNN, a GPT with its
-# blocks listed or scanned, and low-rank adapters. Ten seconds on two CPU cores.
+# Orthogonalization is for the hidden matrices: not for embeddings, heads, norms and
+# biases. `label` reads from the modules which leaf is which, for an MLP, a CNN, a GPT
+# with its blocks listed or scanned, and low-rank adapters. Ten seconds on two CPU
+# cores.
 
 # %%
 import importlib.util
-import os
 
 if importlib.util.find_spec("optax_ortho") is None:  # As on Colab.
     from IPython import get_ipython
@@ -32,7 +32,6 @@ if importlib.util.find_spec("optax_ortho") is None:  # As on Colab.
     get_ipython().run_line_magic("pip", "install -q 'optax_ortho[flax,plot]'")
 
 # %%
-import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 from flax import nnx
@@ -43,8 +42,9 @@ from optax_ortho import MatrixAxes, Split
 # %% [markdown]
 # ## An MLP
 #
-# A kernel of `nnx.Linear` is (fan_in, fan_out). The last one makes logits, which nothing
-# in its module says but its name: `head`, `classifier`, `logits` and others are known.
+# A kernel of `nnx.Linear` is (fan_in, fan_out). The last one makes logits, which
+# nothing in its module says but its name: `head`, `classifier`, `logits` and others are
+# known.
 
 
 # %%
@@ -81,8 +81,8 @@ print(optax_ortho.label(CNN(nnx.Rngs(0))))
 # %% [markdown]
 # ## A GPT, its blocks in a list
 #
-# Attention keeps kernels with three axes: (width, heads, head width) for queries, keys and
-# values, and (heads, head width, width) on the way out. The axes of a matrix can be
+# Attention keeps kernels with three axes: (width, heads, head width) for queries, keys
+# and values, and (heads, head width, width) on the way out. The axes of a matrix can be
 # several.
 
 
@@ -109,8 +109,8 @@ print(optax_ortho.label(Listed(nnx.Rngs(0))))
 # %% [markdown]
 # ## The same GPT, scanned
 #
-# `nnx.vmap` makes all blocks at once, and every leaf gets an axis of layers in front, in
-# brackets here. Norm scales and biases now have two axes, and look like matrices to
+# `nnx.vmap` makes all blocks at once, and every leaf gets an axis of layers in front,
+# in brackets here. Norm scales and biases now have two axes, and look like matrices to
 # whoever counts axes.
 
 
@@ -148,8 +148,8 @@ optimizer = nnx.Optimizer(adapted, tx, wrt=nnx.LoRAParam)
 # %% [markdown]
 # ## Parameters without a module
 #
-# Names and shapes say much, and what they do not say is not guessed: a kernel with three
-# axes is refused, or left to AdamW, until somebody says which axes are which.
+# Names and shapes say much, and what they do not say is not guessed: a kernel with
+# three axes is refused, or left to AdamW, until somebody says which axes are which.
 
 # %%
 params = {

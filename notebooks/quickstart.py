@@ -31,7 +31,6 @@ STEPS = int(os.environ.get("NOTEBOOK_STEPS", 200))  # Tests take fewer.
 import sysconfig
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -78,9 +77,9 @@ class GPT(nnx.Module):
 # %% [markdown]
 # ## Which leaf is a matrix
 #
-# `label` reads the role of every parameter from the modules. Kernels with three axes, as
-# of attention, become matrices with the right fan-in and fan-out; embeddings, the output
-# head, norms and biases are left to AdamW.
+# `label` reads the role of every parameter from the modules. Kernels with three axes,
+# as of attention, become matrices with the right fan-in and fan-out; embeddings, the
+# output head, norms and biases are left to AdamW.
 
 # %%
 model = GPT(nnx.Rngs(0))
@@ -155,8 +154,9 @@ plots.curves(
 # %% [markdown]
 # ## What happened
 #
-# `diagnostics` are plain scalars for any metrics writer: how many matrices were skipped for
-# a gradient that is not finite, and how large the last update was, per unit of rate.
+# `diagnostics` are plain scalars for any metrics writer: how many matrices were skipped
+# for a gradient that is not finite, and how large the last update was, per unit of
+# rate.
 
 # %%
 for name, value in optax_ortho.diagnostics(optimizer.opt_state).items():

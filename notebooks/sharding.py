@@ -91,13 +91,13 @@ print(plan)
 plots.plan(plan)
 
 # %% [markdown]
-# Every bar is a matrix with the device that orthogonalizes it. A round is one exchange of
-# pieces, the work, and one exchange of results; it ends with its busiest owner.
+# Every bar is a matrix with the device that orthogonalizes it. A round is one exchange
+# of pieces, the work, and one exchange of results; it ends with its busiest owner.
 #
 # ## The same on devices
 #
-# Give the layout the parameters as they lie, and train as ever. Two layers are enough to
-# see that the result is that of one device, up to what bfloat16 on the wire rounds.
+# Give the layout the parameters as they lie, and train as ever. Two layers are enough
+# to see that the result is that of one device, up to what bfloat16 on the wire rounds.
 
 # %%
 sizes = (4, 2) if jax.device_count() == 8 else (jax.device_count(), 1)
@@ -105,8 +105,11 @@ devices = np.array(jax.devices()).reshape(sizes)
 placed = Mesh(devices, ("fsdp", "tensor"))
 
 
-def filled(leaf, seed=np.random.default_rng(0)):
-    values = seed.normal(size=leaf.shape).astype(leaf.dtype)
+rng = np.random.default_rng(0)
+
+
+def filled(leaf):
+    values = rng.normal(size=leaf.shape).astype(leaf.dtype)
     return jax.device_put(values, leaf.sharding)
 
 
@@ -164,6 +167,6 @@ for name, (program, state) in programs.items():
     print(f"{name:20} {1e3 * took:5.0f} ms a step   {counts}")
 
 # %% [markdown]
-# [Many devices](https://github.com/optax-ortho/optax_ortho/blob/main/docs/scaling.md) has
-# the other layouts: replicated under `jax.pmap`, momentum with the owner, several slices,
-# and more devices than matrices.
+# [Many devices](https://github.com/optax-ortho/optax_ortho/blob/main/docs/scaling.md)
+# has the other layouts: replicated under `jax.pmap`, momentum with the owner, several
+# slices, and more devices than matrices.

@@ -19,9 +19,9 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/optax-ortho/optax_ortho/blob/main/notebooks/softmax_trust_region.ipynb)
 #
 # The Taylor series of cross-entropy converges as far as a singularity of the softmax. A
-# step beyond it is one of which the gradient says nothing. `softmax_radius` measures each
-# step against that radius and shortens it where it is longer. One minute on two CPU
-# cores.
+# step beyond it is one of which the gradient says nothing. `softmax_radius` measures
+# each step against that radius and shortens it where it is longer. One minute on two
+# CPU cores.
 
 # %%
 import importlib.util
@@ -50,9 +50,9 @@ from optax_ortho import plots, trust_region
 # %% [markdown]
 # ## A task, and a rate with a spike
 #
-# An MLP guesses the next byte of Python's standard library from the sixteen before it. In
-# the middle of the run the learning rate is 100 times too large for five steps, as after
-# a bug in a schedule, or a restart with another batch size.
+# An MLP guesses the next byte of Python's standard library from the sixteen before it.
+# In the middle of the run the learning rate is 100 times too large for five steps, as
+# after a bug in a schedule, or a restart with another batch size.
 
 
 # %%
@@ -105,9 +105,9 @@ adamw = optax.adamw(spiked(0.005), b2=0.95)
 # %% [markdown]
 # ## Training
 #
-# The stage comes last in its chain, after learning rate and sign, and its update needs the
-# logits of the batch as a function of the parameters: `logits_fn`. Other transformations
-# do not look at it.
+# The stage comes last in its chain, after learning rate and sign, and its update needs
+# the logits of the batch as a function of the parameters: `logits_fn`. Other
+# transformations do not look at it.
 
 
 # %%
@@ -155,8 +155,8 @@ plots.curves(
 # %% [markdown]
 # ## What the stage saw
 #
-# `diagnostics` has the ratio of every step to the radius. It is below one in calm training
-# (where steps pass as they are), and says by how much a step was too long.
+# `diagnostics` has the ratio of every step to the radius. It is below one in calm
+# training (where steps pass as they are), and says by how much a step was too long.
 
 # %%
 ratios = found["muon, softmax_radius"][1]
@@ -174,5 +174,5 @@ plots.curves(
 
 # %% [markdown]
 # It costs about one forward and one forward-mode pass of the model a step, less with
-# `stride`, which looks at a part of the batch. See
-# [its page](https://github.com/optax-ortho/optax_ortho/blob/main/docs/algorithms/softmax_radius.md).
+# `stride`, which looks at a part of the batch. See [its
+# page](https://github.com/optax-ortho/optax_ortho/blob/main/docs/algorithms/softmax_radius.md).

@@ -18,8 +18,8 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/optax-ortho/optax_ortho/blob/main/notebooks/stages.ipynb)
 #
-# Momentum, orthogonalize, normalize or clamp, trust-region scale: what each stage does to
-# the gradient of a real layer. Half a minute on two CPU cores.
+# Momentum, orthogonalize, normalize or clamp, trust-region scale: what each stage does
+# to the gradient of a real layer. Half a minute on two CPU cores.
 
 # %%
 import importlib.util
@@ -48,8 +48,8 @@ from optax_ortho import orthogonalizers, plots
 # %% [markdown]
 # ## A gradient worth looking at
 #
-# An MLP guesses the next byte of Python's standard library from the sixteen before it. It
-# trains for some steps, so that gradient and momentum look as they do in training.
+# An MLP guesses the next byte of Python's standard library from the sixteen before it.
+# It trains for some steps, so that gradient and momentum look as they do in training.
 
 
 # %%
@@ -101,9 +101,10 @@ print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")
 # ## What each stage makes of it
 #
 # `stage_outputs` runs one update and gives what entered the chain and what left each of
-# its stages. The gradient of a layer is nearly of low rank: a few directions hold almost
-# all of it. Momentum does not change that. Orthogonalization does: it sets all singular
-# values to about one, so that the rare directions learn as fast as the loud ones.
+# its stages. The gradient of a layer is nearly of low rank: a few directions hold
+# almost all of it. Momentum does not change that. Orthogonalization does: it sets all
+# singular values to about one, so that the rare directions learn as fast as the loud
+# ones.
 
 # %%
 gradient = nnx.grad(loss_fn)(model, batch(STEPS))
@@ -134,8 +135,8 @@ for name, kernel in layer.items():
 plots.coefficients("keller_jordan", "polar_express_8")
 
 # %% [markdown]
-# Any stage can be exchanged. Here is the same gradient through another orthogonalizer, and
-# through a stage of one's own in place of the normalization.
+# Any stage can be exchanged. Here is the same gradient through another orthogonalizer,
+# and through a stage of one's own in place of the normalization.
 
 
 # %%
@@ -166,5 +167,5 @@ mixed = optax_ortho.muon(
 print(optax_ortho.summary(mixed, nnx.state(model, nnx.Param)))
 
 # %% [markdown]
-# Next: [which optimizer to choose](choosing.ipynb), and
-# [a new one in twenty lines](write_an_optimizer.ipynb).
+# Next: [which optimizer to choose](choosing.ipynb), and [a new one in twenty
+# lines](write_an_optimizer.ipynb).

@@ -51,9 +51,9 @@ from optax_ortho import plots, testing
 # ## The idea
 #
 # Take momentum at two speeds, a fast average of gradients and a slow one (AdEMAMix,
-# [arXiv 2409.03137](https://arxiv.org/abs/2409.03137)), and orthogonalize their sum. Only
-# the first stage is new. A state is a NamedTuple of arrays, made at init; what it keeps
-# stays in the dtype that it was made in.
+# [arXiv 2409.03137](https://arxiv.org/abs/2409.03137)), and orthogonalize their sum.
+# Only the first stage is new. A state is a NamedTuple of arrays, made at init; what it
+# keeps stays in the dtype that it was made in.
 
 
 # %%
@@ -93,9 +93,10 @@ def muon_of_two_speeds(learning_rate, *, fast=0.9, slow=0.99, weight=1.0, **comm
 #
 # ## Does it keep the contract?
 #
-# `optax_ortho.testing` has what every optimizer here promises, as functions for tests of
-# your own: one trace, dtypes that stay, zero in and zero out, the same under `jax.jit`,
-# `jax.vmap`, `optax.MultiSteps` and `optax.partition`, and a NaN that spoils nothing.
+# `optax_ortho.testing` has what every optimizer here promises, as functions for tests
+# of your own: one trace, dtypes that stay, zero in and zero out, the same under
+# `jax.jit`, `jax.vmap`, `optax.MultiSteps` and `optax.partition`, and a NaN that spoils
+# nothing.
 
 # %%
 params = {"kernel": jnp.ones((4, 6)), "bias": jnp.zeros(6)}
@@ -109,8 +110,8 @@ testing.check_decreases(tx, params)
 print("It does.")
 
 # %% [markdown]
-# A promise that is broken says which, and where. A stage that gives its state away as the
-# update, wider than the gradient was:
+# A promise that is broken says which, and where. A stage that gives its state away as
+# the update, wider than the gradient was:
 
 
 # %%
@@ -213,6 +214,7 @@ plots.curves(
 )
 
 # %% [markdown]
-# The two are within the spread of their seeds: here it does not. Most ideas end so, and it
-# is good to know after a minute. One that helps becomes part of the library in six steps:
+# The two are within the spread of their seeds: here it does not. Most ideas end so, and
+# it is good to know after a minute. One that helps becomes part of the library in six
+# steps:
 # [CONTRIBUTING](https://github.com/optax-ortho/optax_ortho/blob/main/CONTRIBUTING.md).
