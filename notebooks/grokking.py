@@ -35,6 +35,8 @@ if importlib.util.find_spec("optax_ortho") is None:  # As on Colab.
 STEPS = int(os.environ.get("NOTEBOOK_STEPS", 600))  # Tests take fewer.
 
 # %%
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,37 +87,43 @@ class Transformer(nnx.Module):
 
 
 # %%
-def train(tx, seed=0, every=20):
-    """Steps, and the errors on seen and unseen pairs."""
-    graph, params = nnx.split(Transformer(nnx.Rngs(seed)))
+graph, _ = nnx.split(Transformer(nnx.Rngs(0)))
+EVERY = min(20, STEPS)
 
-    def loss_fn(params, pairs):
-        logits = nnx.merge(graph, params)(pairs)
-        return optax.softmax_cross_entropy_with_integer_labels(
-            logits, pairs.sum(1) % P
-        ).mean()
 
-    def error(params, pairs):
-        return jnp.mean(nnx.merge(graph, params)(pairs).argmax(1) != pairs.sum(1) % P)
+def loss_fn(params, pairs):
+    logits = nnx.merge(graph, params)(pairs)
+    return optax.softmax_cross_entropy_with_integer_labels(
+        logits, pairs.sum(1) % P
+    ).mean()
+
+
+def error(params, pairs):
+    return jnp.mean(nnx.merge(graph, params)(pairs).argmax(1) != pairs.sum(1) % P)
+
+
+@functools.partial(jax.jit, static_argnames="make")
+def some_steps(make, rate, params, state, keys):
+    tx = make(rate)
 
     def step(carry, key):
         params, state = carry
-        batch = jax.random.choice(key, seen, (512,))
-        gradient = jax.grad(loss_fn)(params, batch)
+        gradient = jax.grad(loss_fn)(params, jax.random.choice(key, seen, (512,)))
         updates, state = tx.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    @jax.jit
-    def some_steps(carry, keys):
-        carry, _ = jax.lax.scan(step, carry, keys)
-        return carry, error(carry[0], seen), error(carry[0], unseen)
+    (params, state), _ = jax.lax.scan(step, (params, state), keys)
+    return params, state, (error(params, seen), error(params, unseen))
 
-    every = min(every, STEPS)
-    keys = jax.random.split(jax.random.key(seed), STEPS // every * every)
-    carry, points = (params, tx.init(params)), []
-    for i, some in enumerate(keys.reshape(-1, every)):
-        carry, *errors = some_steps(carry, some)
-        points.append(((i + 1) * every, *map(float, errors)))
+
+def train(make, rate, seed=0):
+    """Steps, and the errors on seen and unseen pairs."""
+    params = nnx.state(Transformer(nnx.Rngs(seed)))
+    state, points = make(rate).init(params), []
+    keys = jax.random.split(jax.random.key(seed), STEPS // EVERY * EVERY)
+    for some in keys.reshape(-1, EVERY):
+        params, state, errors = some_steps(make, rate, params, state, some)
+        points.append(((len(points) + 1) * EVERY, *map(float, errors)))
     return np.array(points)
 
 
@@ -156,8 +164,8 @@ sweeps = {
 }
 best = {}
 for name, (make, rates) in sweeps.items():
-    steps = {rate: understood(train(make(rate))) for rate in rates}
-    best[name] = make(min(steps, key=steps.__getitem__))
+    steps = {rate: understood(train(make, rate)) for rate in rates}
+    best[name] = make, min(steps, key=steps.__getitem__)
     told = {rate: n if n <= STEPS else "not yet" for rate, n in steps.items()}
     print(f"{name:17} steps by rate: {told}")
 
@@ -165,7 +173,7 @@ for name, (make, rates) in sweeps.items():
 # ## Three seeds of each, at its best rate
 
 # %%
-runs = {name: [train(tx, seed) for seed in (1, 2, 3)] for name, tx in best.items()}
+runs = {name: [train(*one, seed) for seed in (1, 2, 3)] for name, one in best.items()}
 for name, of_seeds in runs.items():
     print(f"{name:17} understood after {[understood(points) for points in of_seeds]}")
 
