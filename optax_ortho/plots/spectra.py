@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from optax_ortho.plots.style import COLORS, HIGHLIGHT, NEUTRAL, panels, title
 
 
-def spectra(matrices: Mapping[str, Any]) -> Figure:
+def spectra(matrices: Mapping[str, Any], headline: str = "Singular values") -> Figure:
     """The singular values of some matrices, such as the stages make of one gradient.
 
     Args:
       matrices: by name, ``(..., m, n)``; those of a stack are drawn over one another.
+      headline: above the panels.
 
     Returns:
       The figure: the values of each from the largest to the smallest, on a logarithmic
@@ -54,7 +55,7 @@ def spectra(matrices: Mapping[str, Any]) -> Figure:
             tick.set_horizontalalignment(side)
     axes[0].set_ylabel("singular value")
     axes[0].set_ylim(bottom, None)
-    title(figure, "Singular values")
+    title(figure, headline)
     return figure
 
 
