@@ -1,7 +1,7 @@
 """The examples of the README and of docs/ run, in order, each page in one session.
 
-A text block right below an example is what the example prints; ``...`` stands for what
-may differ.
+A ```text block right after a ```python block is what that prints. A line ``...`` stands
+for any lines, and ``...`` in a line for any characters, as in doctests.
 """
 
 import contextlib
@@ -16,44 +16,58 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITHOUT_EXAMPLES = ("api", "benchmarks.md", "algorithms/index.md", "notebooks.md")
 BLOCK = re.compile(
-    r"^```python\n(?P<code>.*?)^```\n(?:\n*^```text\n(?P<output>.*?)^```)?",
-    re.MULTILINE | re.DOTALL,
+    r"^```python\n(.*?)^```$(?:\s+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
 )
+CHECKER = doctest.OutputChecker()
 
 
 def name(page):
     return str(page.relative_to(ROOT)).removeprefix("docs/")
 
 
-def run(page, text):
-    """Runs the examples of a page, and holds them to what it says that they print."""
-    session: dict = {}
-    blocks = list(BLOCK.finditer(text))
-    for block in blocks:
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(block["code"], page, "exec"), session)
-        if block["output"] is None:
-            continue
-        given = "".join(f"{line.rstrip()}\n" for line in printed.getvalue().splitlines())
-        checker = doctest.OutputChecker()
-        if not checker.check_output(block["output"], given, doctest.ELLIPSIS):
-            raise AssertionError(f"{page} says\n{block['output']}\nand prints\n{given}")
-    return len(blocks)
-
-
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if not name(p).startswith(WITHOUT_EXAMPLES)], ids=name
 )
 def test_examples_run(page):
-    assert run(str(page), page.read_text()), f"{page.name} has no example"
+    blocks = [found.groups() for found in BLOCK.finditer(page.read_text())]
+    assert blocks, f"{page.name} has no example"
+    session: dict = {}
+    for block, expected in blocks:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(block, str(page), "exec"), session)
+        if expected is not None:
+            check_output(page.name, block, expected, printed.getvalue())
 
 
-def test_another_output_is_found():
-    example = "```python\nprint(6 * 7)\n```\n\n```text\n{}\n```\n"
-    run("page", example.format("4..."))
-    with pytest.raises(AssertionError, match="42"):
-        run("page", example.format("43"))
+def check_output(name, block, expected, printed):
+    if not CHECKER.check_output(expected, printed, doctest.ELLIPSIS):
+        pytest.fail(
+            f"{name}: this block\n\n{block}\nprints\n\n{printed}", pytrace=False
+        )
+
+
+@pytest.mark.parametrize(
+    "expected, passes",
+    [
+        ("one 1.25\n\ntwo\n", True),
+        ("one ...\n\ntwo\n", True),
+        ("one 1.25\n...\n", True),
+        ("one 1.26\n\ntwo\n", False),
+        ("one 1.25\n", False),
+        ("", False),
+    ],
+)
+def test_printed_output_is_compared(tmp_path, expected, passes):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\nprint('one 1.25')\nprint()\nprint('two')\n```\n\n"
+        f"```text\n{expected}```\n"
+    )
+    if passes:
+        test_examples_run(page)
+    else:
+        with pytest.raises(pytest.fail.Exception, match="page.md: this block"):
+            test_examples_run(page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

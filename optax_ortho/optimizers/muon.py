@@ -19,6 +19,11 @@ serves both groups. The other published forms differ in one stage or two:
     optax.contrib   momentum=bias_corrected(beta), trust_region=JORDAN,
                     orthogonalizer=NewtonSchulz(eps=1e-8)
 
+For convolutions `JORDAN` is not Keller Jordan's code. He takes the factor of the
+window, sqrt(max(1, kh / kw)), and not that of the matrix (in kh kw) x out, which is
+sqrt(max(1, out / (in kh kw))): they part where out > in kh kw, and where kh > kw.
+``by_shape(JORDAN, axes)`` with the axes of the window for a convolution is his.
+
 References:
   Jordan et al., `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024
   Liu et al., `Muon is Scalable for LLM Training <https://arxiv.org/abs/2502.16982>`_,
