@@ -68,7 +68,7 @@ def main() -> None:
     for look, style in {"light": "default", "dark": "dark_background"}.items():
         with plt.style.context(style):
             figure = plots.spectra(matrices, "One gradient through the four stages")
-            figure.savefig(PICTURES / f"stages-{look}.png", dpi=110, transparent=True)
+            figure.savefig(PICTURES / f"stages-{look}.png", dpi=110)
 
 
 if __name__ == "__main__":

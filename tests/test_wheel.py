@@ -1,5 +1,6 @@
 """The wheel holds the package, and works outside the checkout."""
 
+import email
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 CHECKOUT = Path(__file__).parents[1]
 # Flax and the test tools are hidden: the package itself needs jax and optax only.
@@ -54,3 +56,25 @@ def test_wheel_holds_the_package_alone(wheel):
     tops = {name.split("/")[0] for name in names}
     assert all(top.startswith("optax_ortho") for top in tops), tops
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+@pytest.mark.slow
+def test_its_readme_renders(wheel):
+    """As PyPI does it: tables are tables, and every link is whole."""
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith("METADATA"))
+    metadata = email.message_from_bytes(archive.read(name))
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    page = metadata.get_payload()
+    tokens = MarkdownIt("commonmark").enable("table").parse(page)
+    inline = [token for token in tokens if token.type == "inline"]
+    assert sum(token.type == "table_open" for token in tokens) == 4
+    assert not [token.content for token in inline if "|--" in token.content]
+    links = [
+        child.attrs[attribute]
+        for token in inline
+        for child in token.children
+        for attribute in ("href", "src")
+        if attribute in child.attrs
+    ]
+    assert links and all(link.startswith("https://") for link in links), links
