@@ -30,7 +30,10 @@ NODES = (
     SoftmaxRadiusState,
     ConfidenceRadiusState,
 )
-FUSED_WORDS = {"qkv", "kv", "wqkv", "gate_up", "gateup", "c_attn", "in_proj"}
+FUSED_WORDS = {
+    *("qkv", "kv", "wqkv", "gate_up", "gateup", "c_attn"),
+    *("in_proj", "in_proj_weight"),
+}
 
 
 @dataclasses.dataclass(frozen=True)

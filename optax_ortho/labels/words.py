@@ -7,7 +7,10 @@ says nothing of an output head, and ``pre_norm_mlp`` is no norm.
 import re
 
 BIAS = {"bias", "biases"}
-NORM = {"norm", "layernorm", "rmsnorm", "batchnorm", "groupnorm", "ln", "bn", "gn"}
+NORM = {
+    *("norm", "normalization", "layernorm", "rmsnorm", "batchnorm", "groupnorm"),
+    *("ln", "bn", "gn"),
+}
 SCALE = {"scale", "scales", "gamma"}
 HEAD = {"head", "heads", "lmhead", "classifier", "logits", "unembed", "unembedding"}
 NOT_HEAD_AFTER = {"multi", "attention", "attn", "pre"}  # pre_logits is a hidden layer.
@@ -17,6 +20,7 @@ EMBEDDING = {
 }
 EMBEDDING_LAST = {"pos", "position", "positions", "token", "tokens"}
 LAYER = {"dense", "linear", "layer"}  # As in logits_dense: what it is, not what for.
+PLACE = {"before", "after"}  # As in layernorm_before.
 
 
 def words(path: str) -> frozenset[str]:
@@ -40,7 +44,7 @@ def said_role(path: str) -> str | None:
       >>> said_role("blocks/MultiHeadAttention_0/query/kernel") is None
       True
     """
-    roles = [_says(segment) for segment in path.split("/")]
+    roles = [_says(segment) for segment in _segments(path)]
     roles = [role for role in roles if role is not None]
     if "norm" in roles:
         return "norm"
@@ -54,7 +58,12 @@ def says_head(path: str) -> bool:
       >>> says_head("lm_head/kernel"), says_head("multi_head/kernel")
       (True, False)
     """
-    return any(_says(segment) == "head" for segment in path.split("/"))
+    return any(_says(segment) == "head" for segment in _segments(path))
+
+
+def _segments(path: str) -> list[str]:
+    """The names of a path, and of one that PyTorch joined by dots."""
+    return re.split("[/.]", path)
 
 
 def _in_order(text: str) -> list[str]:
@@ -65,7 +74,7 @@ def _in_order(text: str) -> list[str]:
 
 def _says(segment: str) -> str | None:
     said = _in_order(segment)
-    while len(said) > 1 and len(said[-1]) == 1:  # ln_f, norm_b
+    while len(said) > 1 and (len(said[-1]) == 1 or said[-1] in PLACE):  # ln_f, norm_b
         said.pop()
     if not said:
         return None
