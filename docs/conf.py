@@ -3,11 +3,19 @@
 import collections
 import os
 import re
+import shutil
+from pathlib import Path
 
 # Docstrings are read and nothing is computed, so no accelerator is looked for.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import optax_ortho  # noqa: E402
+
+# The notebooks are pages too, with what they printed when they were written.
+DOCS = Path(__file__).parent
+(DOCS / "notebooks").mkdir(exist_ok=True)
+for notebook in (DOCS.parent / "notebooks").glob("*.ipynb"):
+    shutil.copy(notebook, DOCS / "notebooks")
 
 project = "optax_ortho"
 author = "The optax_ortho authors"
