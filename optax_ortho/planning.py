@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_ortho.layouts import Sharded
+from optax_ortho.layouts import Owned, Sharded
 from optax_ortho.layouts.cost import Cost, cost
 from optax_ortho.layouts.plan import Axes, Leaf
 from optax_ortho.layouts.sharded import AT_ONCE
@@ -49,7 +49,8 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
     No device is needed: the shardings may be on an `jax.sharding.AbstractMesh`.
 
     Args:
-      tx: an optimizer with ``layout=layouts.sharded(params)``.
+      tx: an optimizer with ``layout=layouts.sharded(params)`` or ``layouts.owned``. Of
+        the latter updates alone count: gradients send what they would anyway.
       params: the parameters, or their shapes as `jax.ShapeDtypeStruct`.
 
     Returns:
@@ -80,34 +81,42 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
     found = [
         event
         for event in events
-        if isinstance(event, Orthogonalized) and isinstance(event.layout, Sharded)
+        if isinstance(event, Orthogonalized)
+        and isinstance(event.layout, Sharded | Owned)
     ]
     if not found:
         raise ValueError(
             "plan needs an optimizer whose matrices have layout=layouts.sharded("
-            "params), and found none: in the local layout every device does all work."
+            "params) or layouts.owned(params, over), and found none: in the local "
+            "layout every device does all work."
         )
-    layout: Sharded = found[0].layout
+    given: Sharded | Owned = found[0].layout
+    stays = isinstance(given, Owned)
+    layout = given.shards if isinstance(given, Owned) else given
     method = found[0].orthogonalizer
     leaves = [layout.leaf(event.path, event.axes, event.dtype) for event in found]
-    can_share = isinstance(method, SharedOrthogonalizer)
+    shared_cost = (
+        functools.partial(method.shared_cost, wire_dtype=layout.wire_dtype)
+        if isinstance(method, SharedOrthogonalizer) and not stays
+        else None
+    )
 
     def of(leaves):
         return cost(
             leaves,
             layout.reach,
             getattr(method, "flops", _newton_schulz_flops),
-            isinstance(method, Orthogonalizer),
+            # What stays in stacks of owners lies as it is.
+            isinstance(method, Orthogonalizer) and not stays,
             AT_ONCE,
             jnp.dtype(layout.wire_dtype).itemsize,
-            functools.partial(method.shared_cost, wire_dtype=layout.wire_dtype)
-            if can_share
-            else None,
+            shared_cost,
+            gradients=not stays,
         )
 
     as_they_are = of(layout.sharing(leaves, method))
     others = {name: of(x) for name, x in _otherwise(leaves, layout)}
-    if can_share:
+    if shared_cost is not None:
         shared = {
             f"as they are, shared along {axis}": of(
                 [shared_along(leaf, (axis,), layout.reach) for leaf in leaves]

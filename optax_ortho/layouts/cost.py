@@ -70,6 +70,8 @@ class Cost:
       flops: the work of the busiest owner of every round.
       ideal_flops: all work over all devices.
       round_bytes: the largest exchange buffer.
+      gradients: whether gradients travel too. Those that are averaged on the owner send
+        what they would without an optimizer, and do not count.
     """
 
     rounds: tuple[RoundCost, ...]
@@ -78,6 +80,7 @@ class Cost:
     flops: float
     ideal_flops: float
     round_bytes: float
+    gradients: bool = True
 
     def __str__(self) -> str:
         table = aligned(
@@ -96,11 +99,12 @@ class Cost:
         )
         wire, floor = self.wire_bytes / 1e6, self.floor_bytes / 1e6
         makespan = self.flops / max(self.ideal_flops, 1)
+        what = "" if self.gradients else " of updates"
         return (
             f"{table}\n\n"
-            f"Each device sends {wire:.2f} MB a step (at least {floor:.2f}), and the "
-            f"busiest\ndoes {self.flops / 1e9:.2f} GFLOP, {makespan:.2f} of an even "
-            f"share. A round exchanges up to {self.round_bytes / 1e6:.1f} MB."
+            f"Each device sends {wire:.2f} MB{what} a step (at least {floor:.2f}), and "
+            f"the busiest\ndoes {self.flops / 1e9:.2f} GFLOP, {makespan:.2f} of an "
+            f"even share. A round exchanges up to {self.round_bytes / 1e6:.1f} MB."
         )
 
 
@@ -112,6 +116,7 @@ def cost(
     at_once: int,
     wire: int,
     shared: SharedCost | None = None,
+    gradients: bool = True,
 ) -> Cost:
     """The cost of the rounds of some leaves.
 
@@ -123,19 +128,23 @@ def cost(
       at_once: as in `dealing.rounds`.
       wire: the bytes of an element on its way.
       shared: of a shared matrix, where there is any.
+      gradients: as in `Cost`.
 
     Returns:
       The cost for each device.
     """
     plan = rounds(leaves, mesh, equivariant, at_once)
     paths = [leaf.path for leaf in leaves]
-    costs = [_cost_of_round(one, paths, mesh, flops, wire, shared) for one in plan]
+    ways = 1 + gradients
+    costs = [
+        _cost_of_round(one, paths, mesh, flops, wire, ways, shared) for one in plan
+    ]
     floor, ideal = 0.0, 0.0
     for one in plan:
         owners = len(one.owners)
         units = [unit for share in one.owners for unit in share]
         elements = sum(math.prod(unit.kind.dims) for unit in units) / owners
-        floor += one.repeats * _sent(one, elements, mesh) * wire
+        floor += one.repeats * _sent(one, elements, mesh, ways) * wire
         work = sum(_flops(unit, mesh, flops) for unit in units)
         ideal += one.repeats * work / (owners * _size(one.route.shared, mesh))
     return Cost(
@@ -148,6 +157,7 @@ def cost(
             (_size(one.route.matrix, mesh) * one.elements * wire for one in plan),
             default=0,
         ),
+        gradients,
     )
 
 
@@ -157,12 +167,13 @@ def _cost_of_round(
     mesh: MeshShape,
     flops: FlopsOf,
     wire: int,
+    ways: int,
     shared: SharedCost | None,
 ) -> RoundCost:
     units = [unit for share in one.owners for unit in share]
     shapes = Counter(_name(unit.kind, mesh) for unit in units)
     along = one.route.shared
-    sent = _sent(one, one.elements, mesh) * wire
+    sent = _sent(one, one.elements, mesh, ways) * wire
     together = 0.0
     if along:
         assert shared is not None
@@ -189,10 +200,10 @@ def _cost_of_round(
     )
 
 
-def _sent(one: Round, elements: float, mesh: MeshShape) -> float:
+def _sent(one: Round, elements: float, mesh: MeshShape, ways: int) -> float:
     """Elements a device sends where each owner gets so many from each device."""
     pieces, replicas = (_size(x, mesh) for x in (one.route.matrix, one.route.replica))
-    exchanged = 2 * (pieces - 1) * elements
+    exchanged = ways * (pieces - 1) * elements
     gathered = (replicas - 1) * pieces * elements
     return exchanged + gathered
 

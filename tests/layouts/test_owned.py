@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 import optax_ortho
 from optax_ortho import MatrixAxes, Split
-from optax_ortho.layouts import owned
+from optax_ortho.layouts import owned, sharded
 from tests.layouts.test_sharded import RECIPES, WITH_STATE
 from tests.rows import ONE_STEP
 
@@ -168,3 +168,17 @@ def test_every_optimizer(recipe):
     found, _, _ = on_owners(factory(layout=layout), layout, mesh, params, parts)
     expected, _ = on_one_device(factory(), host, parts)
     assert_same(found, expected, ROUNDING)
+
+
+def test_a_plan_counts_the_updates_alone():
+    """Half of what a matrix sends that goes to its owner and back."""
+    mesh, params, *_, over = laid_out("fsdp")
+    params = {k: params[k] for k in ("wide_0", "wide_1", "tall_0", "stack")}
+
+    def plan(layout):
+        return optax_ortho.plan(optax_ortho.muon(0.1, layout=layout), params).cost
+
+    stays, travels = plan(owned(params, over)), plan(sharded(params))
+    assert stays.floor_bytes == travels.floor_bytes / 2 > 0
+    assert stays.flops >= travels.ideal_flops == stays.ideal_flops
+    assert "MB of updates a step" in str(stays)
