@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from optax_ortho.names import short_name
 from optax_ortho.optimizers._recipe import Group, RecipeState
 from optax_ortho.orthogonalizers.transform import Orthogonalized
 from optax_ortho.recording import recording
-from optax_ortho.tables import aligned
+from optax_ortho.tables import aligned, wrapped
 from optax_ortho.trust_region import ConfidenceRadiusState, SoftmaxRadiusState
 
 NODES = (
@@ -74,7 +73,7 @@ class Summary:
             ],
             right=(1, 4),
         )
-        notes = "\n".join(map(_note, self.warnings))
+        notes = "\n".join(wrapped(f"! {warning}", 2) for warning in self.warnings)
         return "\n\n".join(part for part in (groups, matrices, notes) if part)
 
 
@@ -280,18 +279,6 @@ def _number(value: Any) -> str:
     if isinstance(value, jax.core.Tracer):
         return "injected"
     return f"{float(value):g}"
-
-
-def _note(warning: str) -> str:
-    """A warning as a paragraph; a path is never broken."""
-    return textwrap.fill(
-        warning,
-        width=88,
-        initial_indent="! ",
-        subsequent_indent="  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _bytes(number: int) -> str:

@@ -1,5 +1,6 @@
-"""Plain-text tables."""
+"""Plain-text tables, and lines beside them."""
 
+import textwrap
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -35,3 +36,23 @@ def aligned(
         return "  ".join(padded).rstrip()
 
     return "\n".join(map(line, cells))
+
+
+def wrapped(text: str, indent: int) -> str:
+    """A text in lines of a page's width; paths are not broken.
+
+    Args:
+      text: the text.
+      indent: by how many spaces the lines after the first are moved.
+
+    Examples:
+      >>> [len(line) for line in wrapped("! " + 30 * "word ", 2).splitlines()]
+      [86, 66]
+    """
+    return textwrap.fill(
+        text,
+        width=88,
+        subsequent_indent=indent * " ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 
 from optax_ortho.labels.roles import MATRIX, Label, matrix_axes
 from optax_ortho.matrices import MatrixAxes
-from optax_ortho.tables import aligned
+from optax_ortho.tables import aligned, wrapped
 
 Row = tuple[str, tuple[int, ...], Label]
 
@@ -118,7 +117,7 @@ class Labels:
                 f"{role} {leaves[role]} ({sizes[role]:,})" for role in sorted(leaves)
             )
             line = f"{line}: {roles}" if roles else line
-            lines += textwrap.wrap(line, width=88, subsequent_indent=16 * " ")
+            lines.append(wrapped(line, 16))
         return "\n".join(lines)
 
 
