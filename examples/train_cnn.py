@@ -6,7 +6,9 @@
 The images are the 1,797 handwritten digits, 8x8, that scikit-learn brings along. A
 kernel of a convolution has four axes: `optax.contrib.muon` leaves it to Adam unless it
 is told, and `optax_ortho` reads from `nnx.Conv` which axes make its matrix. The task is
-small: at their best rates all three are right within a percent of each other.
+small: at their best rates ours fits the training images best, and on the others AdamW
+was right on 96.0 %, ours on 95.1 % and the other Muon on 94.7 % (three seeds, which are
+half a percent apart).
 """
 
 import dataclasses

@@ -101,10 +101,10 @@ print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")
 # ## What each stage makes of it
 #
 # `stage_outputs` runs one update and gives what entered the chain and what left each of
-# its stages. The gradient of a layer is nearly of low rank: a few directions hold
-# almost all of it. Momentum does not change that. Orthogonalization does: it sets all
-# singular values to about one, so that the rare directions learn as fast as the loud
-# ones.
+# its stages. The gradient of a layer is loud in a few directions and faint in most: its
+# largest singular value is many times the median, and a hundred times the smallest.
+# Momentum does not change that. Orthogonalization does: it sets all singular values to
+# about one, so that the rare directions learn as fast as the loud ones.
 
 # %%
 gradient = nnx.grad(loss_fn)(model, batch(STEPS))
