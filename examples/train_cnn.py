@@ -5,10 +5,13 @@
 
 The images are the 1,797 handwritten digits, 8x8, that scikit-learn brings along. A
 kernel of a convolution has four axes: `optax.contrib.muon` leaves it to Adam unless it
-is told, and `optax_ortho` reads from `nnx.Conv` which axes make its matrix. The task is
-small: at their best rates ours fits the training images best, and on the others AdamW
-was right on 96.0 %, ours on 95.1 % and the other Muon on 94.7 % (three seeds, which are
-half a percent apart).
+is told, and orthogonalizes the classifier alone; `optax_ortho` reads from `nnx.Conv`
+which axes make its matrix.
+
+The task is small, and who is ahead depends on how rates are chosen. With those below,
+the best on validation images, AdamW is right on 94.0 % of the test, the other Muon on
+94.3 % and ours on 94.8 % (10 seeds, about 1 % apart). With 0.04, AdamW is right on
+95.8 %, and ours with 0.02 on 95.2 %. This shows how to wire a CNN, and ranks nothing.
 """
 
 import dataclasses
@@ -26,6 +29,7 @@ from sklearn.datasets import load_digits
 import optax_ortho
 
 TEST = 597  # The last third.
+VALIDATION = 300  # A quarter of the others: rates are chosen on these.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Options:
       batch: images a step.
       width: channels of the first convolution.
       seeds: how many of initial weights and batches.
-      sweep: try several rates for each optimizer instead, with other seeds.
+      sweep: try several rates for each optimizer instead, on validation images.
     """
 
     steps: int = 150
@@ -63,9 +67,13 @@ class CNN(nnx.Module):
         return self.classifier(x.mean(axis=(1, 2)))
 
 
-RATES = {"optax.adamw": 0.04, "optax.contrib.muon": 0.01, "optax_ortho.muon": 0.02}
-"""Right most often of those tried by ``--sweep``, for each; its seeds are others."""
 TRIED = (0.005, 0.01, 0.02, 0.04, 0.08)
+# Percent right of the validation images at each of these, by ``--sweep --seeds 10``:
+#   optax.adamw         96.0  97.0  96.3  95.4  93.8
+#   optax.contrib.muon  96.1  97.4  96.2  95.3  92.5
+#   optax_ortho.muon    91.6  96.9  96.4  95.8  95.0
+RATES = {"optax.adamw": 0.01, "optax.contrib.muon": 0.01, "optax_ortho.muon": 0.01}
+"""The best of them for each."""
 
 
 def optimizer(
@@ -85,11 +93,21 @@ def optimizer(
     )
 
 
-def data() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Images in [0, 1], float32[N, 8, 8, 1], and their digits: to train and to test."""
+Part = tuple[np.ndarray, np.ndarray]
+
+
+def data(sweep: bool = False) -> tuple[Part, Part]:
+    """Images in [0, 1], float32[N, 8, 8, 1], and their digits: to train and to test.
+
+    A sweep never sees the images of the test: the last of the others take their place.
+    """
     pixels, digits = load_digits(return_X_y=True)
     images = pixels.reshape(-1, 8, 8, 1).astype(np.float32) / 16
-    return (images[:-TEST], digits[:-TEST]), (images[-TEST:], digits[-TEST:])
+    held_out = TEST
+    if sweep:
+        images, digits, held_out = images[:-TEST], digits[:-TEST], VALIDATION
+    train, test = slice(None, -held_out), slice(-held_out, None)
+    return (images[train], digits[train]), (images[test], digits[test])
 
 
 def loss_fn(model: CNN, images: jax.Array, digits: jax.Array) -> jax.Array:
@@ -119,22 +137,26 @@ class Result:
     train_loss: float
     test_loss: float
     accuracy: float
-    seconds: float
+    seconds: float  # Of all steps but the first, which compiles.
 
 
 def train(name: str, rate: float, seed: int, options: Options) -> Result:
     model = CNN(options.width, rngs=nnx.Rngs(seed))
     tx = optimizer(name, rate, optax_ortho.label(model), options.steps)
     state = nnx.Optimizer(model, tx, wrt=nnx.Param)
-    (images, digits), test = data()
+    (images, digits), test = data(options.sweep)
     rng = np.random.default_rng(seed)
     start = time.perf_counter()
-    for _ in range(options.steps):
+    for step in range(options.steps):
+        if step == 1:  # The first compiles.
+            start = time.perf_counter()
         chosen = rng.integers(len(images), size=options.batch)
         train_step(model, state, images[chosen], digits[chosen])
+    jax.block_until_ready(nnx.state(model))
+    seconds = time.perf_counter() - start
     train_loss, _ = map(float, evaluate(model, images, digits))
     test_loss, accuracy = map(float, evaluate(model, *test))
-    return Result(train_loss, test_loss, accuracy, time.perf_counter() - start)
+    return Result(train_loss, test_loss, accuracy, seconds)
 
 
 def show(rows: dict[tuple[str, float], list[Result]]) -> None:

@@ -45,3 +45,11 @@ def test_no_image_is_in_both_parts():
     assert 0 <= train.min() and train.max() == 1 and set(digits) == set(range(10))
     seen = {image.tobytes() for image in np.asarray(train)}
     assert not seen & {image.tobytes() for image in np.asarray(test)}
+
+
+def test_a_sweep_never_sees_the_test():
+    (train, digits), (test, _) = train_cnn.data()
+    (swept, swept_digits), (validation, others) = train_cnn.data(sweep=True)
+    np.testing.assert_array_equal(np.concatenate([swept, validation]), train)
+    np.testing.assert_array_equal(np.concatenate([swept_digits, others]), digits)
+    assert len(validation) == train_cnn.VALIDATION
