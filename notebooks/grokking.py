@@ -196,3 +196,7 @@ plots.curves(
 # that takes more than three times as long and one that does not learn. What Muon does
 # not do at a constant rate this large is settle: its error stays at one to five
 # percent, where AdamW's is zero. Let the rate decay, or take a smaller one.
+#
+# It depends on the network, too. Where two hidden layers read both embeddings, and
+# every step sees all of the pairs, AdamW understands after 150 steps at its best rate,
+# and Muon after 450.
