@@ -85,6 +85,20 @@ def test_the_hook_of_maxtext(page, scanned):
     assert 0.6 < values.min() / (0.2 * 8**0.5) < values.max() / (0.2 * 8**0.5) < 1.25
 
 
+@pytest.mark.parametrize("scanned", [True, False], ids=["scanned", "in a row"])
+def test_the_hook_of_maxtext_takes_experts(page, scanned):
+    layers, experts = (LAYERS,) if scanned else (), 4
+    block = {
+        "gate": {"kernel": jnp.ones((WIDTH, *layers, experts))},
+        "wi_0": jnp.ones((experts, *layers, WIDTH, HIDDEN)),
+        "wo": jnp.ones((experts, *layers, HIDDEN, WIDTH)),
+    }
+    params = {"decoder": {"layers": {"MoeBlock_0": block}}}
+    config = types.SimpleNamespace(scan_layers=scanned, **CONFIG)
+    told = optax_ortho.summary(page.get_optimizer(config, lambda step: 0.01), params)
+    assert told.orthogonalized == 2 * experts * (LAYERS if scanned else 1)
+
+
 def test_rules_of_the_page_are_those_of_the_known_trees(page):
     from tests.labels import job_trees, transformers_trees
 
