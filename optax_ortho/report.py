@@ -13,6 +13,7 @@ import optax
 
 from optax_ortho.guard import GuardState
 from optax_ortho.labels import UNDECIDED, words
+from optax_ortho.labels.words import gates_beside_experts, says_router
 from optax_ortho.measures import MeasuredState, SpectrumState
 from optax_ortho.names import short_name
 from optax_ortho.optimizers._recipe import Group, RecipeState
@@ -31,7 +32,7 @@ NODES = (
 )
 FUSED_WORDS = {
     *("qkv", "kv", "wqkv", "gate_up", "gateup", "c_attn"),
-    *("in_proj", "in_proj_weight"),
+    *("in_proj", "in_proj_weight", "ih", "hh"),  # The gates of weight_ih_l0.
 }
 
 
@@ -211,7 +212,13 @@ def _warnings(
             "step does not depend on the size of the gradient: the clip does not "
             "bound it."
         )
+    gates = gates_beside_experts(path for g in groups for path, _, _ in g.leaves)
     for leaf in leaves:
+        if leaf.path in gates or says_router(leaf.path, len(leaf.shape)):
+            yield (
+                f"{leaf.path} {leaf.shape} looks like a router of experts, and is "
+                'orthogonalized; labels=label(params) makes it a "vector".'
+            )
         said = set(leaf.path.lower().split("/")) | words(leaf.path)
         if leaf.axes.split is None and said & FUSED_WORDS:
             yield (

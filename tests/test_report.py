@@ -197,7 +197,10 @@ def test_a_clip_inside_multi_steps_is_a_warning():
 
 @pytest.mark.parametrize(
     "path",
-    ["qkv", "attn/qkv/kernel", "c_attn/kernel", "mlp/gate_up/kernel", "in_proj_weight"],
+    [
+        *("qkv", "attn/qkv/kernel", "c_attn/kernel", "mlp/gate_up/kernel"),
+        *("in_proj_weight", "lstm/weight_ih_l0", "cell/weight_hh"),
+    ],
 )
 def test_a_fused_leaf_without_a_split_is_a_warning(path):
     params = jnp.ones((4, 12))

@@ -9,7 +9,12 @@ from optax_ortho.labels.patterns import Patterns
 from optax_ortho.labels.roles import MATRIX, Label, as_label
 from optax_ortho.labels.stacks import added_axes, lift
 from optax_ortho.labels.table import Labels
-from optax_ortho.labels.words import said_role, says_head
+from optax_ortho.labels.words import (
+    gates_beside_experts,
+    said_role,
+    says_head,
+    says_router,
+)
 from optax_ortho.matrices import MatrixAxes
 
 MESSAGE = 490  # An error is read in a terminal: at most so many characters.
@@ -41,7 +46,7 @@ def decide(
     scan_axis: int | Sequence[int] | None,
     call: str,
 ) -> Labels:
-    """The label of every leaf: by override, then metadata, then layer.
+    """The label of every leaf: by override, metadata, then layer, if not a router's.
 
     Args:
       leaves: the parameters.
@@ -54,11 +59,21 @@ def decide(
     """
     rules = Patterns(tuple((overrides or {}).items()))
     rules.check_used(leaf.path for leaf in leaves)
-    answers = [rules.find(leaf.path) for leaf in leaves]
-    answers = [
-        leaf.stated if answer is None else answer
-        for leaf, answer in zip(leaves, answers, strict=True)
-    ]
+    gates = gates_beside_experts(leaf.path for leaf in leaves)
+
+    def answer(leaf):
+        given = rules.find(leaf.path)
+        given = leaf.stated if given is None else given
+        might = leaf.declared is None or leaf.declared.role == MATRIX
+        if (
+            given is None
+            and might
+            and (leaf.path in gates or says_router(leaf.path, len(leaf.shape)))
+        ):
+            return "vector"
+        return given
+
+    answers = [answer(leaf) for leaf in leaves]
     unknown = [
         leaf
         for leaf, answer in zip(leaves, answers, strict=True)

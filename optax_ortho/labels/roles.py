@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
+from optax_ortho.labels.words import says_out_first
 from optax_ortho.matrices import MatrixAxes
 
 MATRIX = "matrix"
@@ -17,7 +18,7 @@ ROLES = {
     "head": "the last projection, to logits or classes",
     "norm": "a parameter of a normalization layer",
     "bias": "a bias, with as many axes as its layer has outputs",
-    "vector": "one value a feature, or a matrix with one row or column",
+    "vector": "one value a feature, a matrix of one row or column, a router of experts",
     "scalar": "one number",
     "grouped_conv": "the kernel of a grouped or depthwise convolution",
     "frozen": "the base weight under a LoRA adapter",
@@ -26,7 +27,8 @@ ROLES = {
 """Every role. All but the first go to the fallback optimizer, or to one of their own.
 
 A depthwise kernel is a set of tiny matrices and a matrix with one row has only a
-direction to normalize, so steps of constant size would never let them settle. A frozen
+direction to normalize, so steps of constant size would never let them settle. A router
+has a row for each expert, of which a step sees few. A frozen
 leaf belongs in no optimizer (``wrt=nnx.LoRAParam``); if it is in one,
 ``fallback={"frozen": optax.set_to_zero()}`` keeps it as it is.
 """
@@ -105,7 +107,7 @@ def as_label(
                 "Write MatrixAxes(fan_in=(...), fan_out=(...)) in its place; the axes "
                 "it does not name are batch axes."
             )
-        default = MatrixAxes() if axes is None else axes
+        default = two_axes(path) if axes is None else axes
         try:
             value = Label(value, default if value == MATRIX else None)
         except ValueError as error:
@@ -121,6 +123,16 @@ def as_label(
         return Label(MATRIX, value.axes.resolve(shape))
     except ValueError as error:
         raise ValueError(f"Leaf {path!r}: {error}") from None
+
+
+def two_axes(path: str) -> MatrixAxes:
+    """The axes of a leaf with two, which nothing but its name tells apart.
+
+    Examples:
+      >>> two_axes("up/weight")
+      MatrixAxes(fan_in=(1,), fan_out=(0,), split=None)
+    """
+    return MatrixAxes((1,), (0,)) if says_out_first(path) else MatrixAxes((0,), (1,))
 
 
 def matrix_axes(label: Label, path: str, leaf: Any) -> MatrixAxes:

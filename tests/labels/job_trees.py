@@ -14,139 +14,135 @@ class Known(NamedTuple):
     matrices: int
 
 
-# MaxText's decoder, scanned: the layers are axis 1 of every leaf.
-L = 16
-MAXTEXT = {
-    "params": {
-        "token_embedder": {"embedding": (32000, 2048)},
-        "decoder": {
-            "layers": {
-                "pre_self_attention_layer_norm": {"scale": (2048, L)},
-                "post_self_attention_layer_norm": {"scale": (2048, L)},
-                "self_attention": {
-                    "query": {"kernel": (2048, L, 32, 64)},
-                    "key": {"kernel": (2048, L, 8, 64)},
-                    "value": {"kernel": (2048, L, 8, 64)},
-                    "out": {"kernel": (32, L, 64, 2048)},
-                },
-                "mlp": {
-                    "wi_0": {"kernel": (2048, L, 8192)},
-                    "wi_1": {"kernel": (2048, L, 8192)},
-                    "wo": {"kernel": (8192, L, 2048)},
-                },
-            },
-            "decoder_norm": {"scale": (2048,)},
-            "logits_dense": {"kernel": (2048, 32000)},
+def maxtext(width, block, layers=None):
+    """MaxText's decoder: one tree a layer, or the layers as axis 1 of every leaf.
+
+    Args:
+      width: of the model.
+      block: the leaves of a layer beside its attention and its norms.
+      layers: how many, if they are scanned.
+    """
+    stack = () if layers is None else (layers,)
+    layer = {
+        "pre_self_attention_layer_norm": {"scale": (width, *stack)},
+        "post_self_attention_layer_norm": {"scale": (width, *stack)},
+        "self_attention": {
+            "query": {"kernel": (width, *stack, 32, width // 32)},
+            "key": {"kernel": (width, *stack, 8, width // 32)},
+            "value": {"kernel": (width, *stack, 8, width // 32)},
+            "out": {"kernel": (32, *stack, width // 32, width)},
         },
+        **block,
     }
-}
-MAXTEXT_RULES = {
+    return {
+        "params": {
+            "token_embedder": {"embedding": (32000, width)},
+            "decoder": {
+                "layers_0" if layers is None else "layers": layer,
+                "decoder_norm": {"scale": (width,)},
+                "logits_dense": {"kernel": (width, 32000)},
+            },
+        }
+    }
+
+
+def maxtext_rows(layer, projection, out, block):
+    """What every leaf of it is; `layer` is its name, `block` as above."""
+    rows = {
+        "pre_self_attention_layer_norm/scale": "norm",
+        "post_self_attention_layer_norm/scale": "norm",
+        "self_attention/query/kernel": projection,
+        "self_attention/key/kernel": projection,
+        "self_attention/value/kernel": projection,
+        "self_attention/out/kernel": out,
+        **block,
+    }
+    return under(
+        "params",
+        {
+            "token_embedder/embedding": "embedding",
+            **under(f"decoder/{layer}", rows),
+            "decoder/decoder_norm/scale": "norm",
+            "decoder/logits_dense/kernel": "head",
+        },
+    )
+
+
+def under(prefix, rows):
+    return {f"{prefix}/{path}": row for path, row in rows.items()}
+
+
+L, E = 16, 8
+PROJECTION, OUT = ((0,), (2, 3), None), ((0, 2), (3,), None)
+ATTENTION_RULES = {
     "**/self_attention/out/kernel": MatrixAxes((0, 2), (3,)),
     "**/self_attention/*/kernel": MatrixAxes((0,), (2, 3)),
-    "**/mlp/w*/kernel": MatrixAxes((0,), (2,)),
 }
-PROJECTION, UP = ((0,), (2, 3), None), ((0,), (2,), None)
-MAXTEXT_ROWS = {
-    "token_embedder/embedding": "embedding",
-    "decoder/layers/pre_self_attention_layer_norm/scale": "norm",
-    "decoder/layers/post_self_attention_layer_norm/scale": "norm",
-    "decoder/layers/self_attention/query/kernel": PROJECTION,
-    "decoder/layers/self_attention/key/kernel": PROJECTION,
-    "decoder/layers/self_attention/value/kernel": PROJECTION,
-    "decoder/layers/self_attention/out/kernel": ((0, 2), (3,), None),
-    "decoder/layers/mlp/wi_0/kernel": UP,
-    "decoder/layers/mlp/wi_1/kernel": UP,
-    "decoder/layers/mlp/wo/kernel": UP,
-    "decoder/decoder_norm/scale": "norm",
-    "decoder/logits_dense/kernel": "head",
+
+MLP = {
+    "wi_0": {"kernel": (2048, L, 8192)},
+    "wi_1": {"kernel": (2048, L, 8192)},
+    "wo": {"kernel": (8192, L, 2048)},
 }
+MAXTEXT = maxtext(2048, {"mlp": MLP}, L)
+MAXTEXT_RULES = {**ATTENTION_RULES, "**/mlp/w*/kernel": MatrixAxes((0,), (2,))}
+UP = ((0,), (2,), None)
+MAXTEXT_ROWS = maxtext_rows(
+    "layers",
+    PROJECTION,
+    OUT,
+    {"mlp/wi_0/kernel": UP, "mlp/wi_1/kernel": UP, "mlp/wo/kernel": UP},
+)
 
 # MaxText's Mixtral, scanned: experts are axis 0 and layers axis 1 of their kernels.
-E = 8
-MIXTRAL = {
-    "params": {
-        "token_embedder": {"embedding": (32000, 4096)},
-        "decoder": {
-            "layers": {
-                "pre_self_attention_layer_norm": {"scale": (4096, L)},
-                "post_self_attention_layer_norm": {"scale": (4096, L)},
-                "self_attention": {
-                    "query": {"kernel": (4096, L, 32, 128)},
-                    "key": {"kernel": (4096, L, 8, 128)},
-                    "value": {"kernel": (4096, L, 8, 128)},
-                    "out": {"kernel": (32, L, 128, 4096)},
-                },
-                "MoeBlock_0": {
-                    "gate": {"kernel": (4096, L, E)},
-                    "wi_0": (E, L, 4096, 14336),
-                    "wi_1": (E, L, 4096, 14336),
-                    "wo": (E, L, 14336, 4096),
-                },
-            },
-            "decoder_norm": {"scale": (4096,)},
-            "logits_dense": {"kernel": (4096, 32000)},
-        },
-    }
+MOE = {
+    "gate": {"kernel": (4096, L, E)},
+    "wi_0": (E, L, 4096, 14336),
+    "wi_1": (E, L, 4096, 14336),
+    "wo": (E, L, 14336, 4096),
 }
-MIXTRAL_RULES = {
-    "**/MoeBlock_0/w*": MatrixAxes(-2, -1),
-    "**/MoeBlock_0/gate/kernel": "vector",  # The router is left to AdamW.
-    **MAXTEXT_RULES,
-}
+MIXTRAL = maxtext(4096, {"MoeBlock_0": MOE}, L)
+EXPERT_RULES = {"**/MoeBlock_0/w*": MatrixAxes(-2, -1)}
+MIXTRAL_RULES = {**EXPERT_RULES, **ATTENTION_RULES}
 EXPERT = ((2,), (3,), None)
-MIXTRAL_ROWS = {
-    **{path: row for path, row in MAXTEXT_ROWS.items() if "/mlp/" not in path},
-    "decoder/layers/MoeBlock_0/gate/kernel": "vector",
-    "decoder/layers/MoeBlock_0/wi_0": EXPERT,
-    "decoder/layers/MoeBlock_0/wi_1": EXPERT,
-    "decoder/layers/MoeBlock_0/wo": EXPERT,
-}
-del MIXTRAL_RULES["**/mlp/w*/kernel"]
+MIXTRAL_ROWS = maxtext_rows(
+    "layers",
+    PROJECTION,
+    OUT,
+    {
+        "MoeBlock_0/gate/kernel": "vector",
+        "MoeBlock_0/wi_0": EXPERT,
+        "MoeBlock_0/wi_1": EXPERT,
+        "MoeBlock_0/wo": EXPERT,
+    },
+)
 
-# MaxText, not scanned: one tree a layer, where MLP kernels have two axes.
-UNSCANNED = {
-    "params": {
-        "token_embedder": {"embedding": (32000, 2048)},
-        "decoder": {
-            "layers_0": {
-                "pre_self_attention_layer_norm": {"scale": (2048,)},
-                "post_self_attention_layer_norm": {"scale": (2048,)},
-                "self_attention": {
-                    "query": {"kernel": (2048, 32, 64)},
-                    "key": {"kernel": (2048, 8, 64)},
-                    "value": {"kernel": (2048, 8, 64)},
-                    "out": {"kernel": (32, 64, 2048)},
-                },
-                "mlp": {
-                    "wi_0": {"kernel": (2048, 8192)},
-                    "wi_1": {"kernel": (2048, 8192)},
-                    "wo": {"kernel": (8192, 2048)},
-                },
-            },
-            "decoder_norm": {"scale": (2048,)},
-            "logits_dense": {"kernel": (2048, 32000)},
-        },
-    }
-}
+# MaxText, not scanned: MLP kernels have two axes.
+UNSCANNED = maxtext(
+    2048,
+    {
+        "mlp": {
+            "wi_0": {"kernel": (2048, 8192)},
+            "wi_1": {"kernel": (2048, 8192)},
+            "wo": {"kernel": (8192, 2048)},
+        }
+    },
+)
 UNSCANNED_RULES = {
     "**/self_attention/out/kernel": MatrixAxes((0, 1), (2,)),
     "**/self_attention/*/kernel": MatrixAxes((0,), (1, 2)),
 }
-FLAX_ROW, HEADS_ROW = ((0,), (1,), None), ((0,), (1, 2), None)
-UNSCANNED_ROWS = {
-    "token_embedder/embedding": "embedding",
-    "decoder/layers_0/pre_self_attention_layer_norm/scale": "norm",
-    "decoder/layers_0/post_self_attention_layer_norm/scale": "norm",
-    "decoder/layers_0/self_attention/query/kernel": HEADS_ROW,
-    "decoder/layers_0/self_attention/key/kernel": HEADS_ROW,
-    "decoder/layers_0/self_attention/value/kernel": HEADS_ROW,
-    "decoder/layers_0/self_attention/out/kernel": ((0, 1), (2,), None),
-    "decoder/layers_0/mlp/wi_0/kernel": FLAX_ROW,
-    "decoder/layers_0/mlp/wi_1/kernel": FLAX_ROW,
-    "decoder/layers_0/mlp/wo/kernel": FLAX_ROW,
-    "decoder/decoder_norm/scale": "norm",
-    "decoder/logits_dense/kernel": "head",
-}
+FLAX_ROW = ((0,), (1,), None)
+UNSCANNED_ROWS = maxtext_rows(
+    "layers_0",
+    ((0,), (1, 2), None),
+    ((0, 1), (2,), None),
+    {
+        "mlp/wi_0/kernel": FLAX_ROW,
+        "mlp/wi_1/kernel": FLAX_ROW,
+        "mlp/wo/kernel": FLAX_ROW,
+    },
+)
 
 # Levanter's Llama: blocks stacked in front, weights (out axes, in axes).
 LEVANTER = {
@@ -196,19 +192,9 @@ LEVANTER_ROWS = {
 }
 
 
-def under(prefix, rows):
-    return {f"{prefix}/{path}": row for path, row in rows.items()}
-
-
 JOBS = {
-    "MaxText, scanned": Known(
-        MAXTEXT, MAXTEXT_RULES, under("params", MAXTEXT_ROWS), 7 * L
-    ),
-    "MaxText, in a row": Known(
-        UNSCANNED, UNSCANNED_RULES, under("params", UNSCANNED_ROWS), 7
-    ),
-    "MaxText's Mixtral": Known(
-        MIXTRAL, MIXTRAL_RULES, under("params", MIXTRAL_ROWS), (4 + 3 * E) * L
-    ),
+    "MaxText, scanned": Known(MAXTEXT, MAXTEXT_RULES, MAXTEXT_ROWS, 7 * L),
+    "MaxText, in a row": Known(UNSCANNED, UNSCANNED_RULES, UNSCANNED_ROWS, 7),
+    "MaxText's Mixtral": Known(MIXTRAL, MIXTRAL_RULES, MIXTRAL_ROWS, (4 + 3 * E) * L),
     "Levanter's Llama": Known(LEVANTER, LEVANTER_RULES, LEVANTER_ROWS, 7 * L),
 }

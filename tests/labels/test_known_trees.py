@@ -7,6 +7,7 @@ import pytest
 import optax_ortho
 from optax_ortho.matrices import path_of
 from tests.labels.job_trees import JOBS
+from tests.labels.library_trees import LIBRARIES
 from tests.labels.transformers_trees import TRANSFORMERS
 
 
@@ -32,7 +33,7 @@ def labelled(tree, rules):
     return found
 
 
-TREES = TRANSFORMERS | JOBS
+TREES = TRANSFORMERS | JOBS | LIBRARIES
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -67,3 +68,12 @@ def test_holes_of_filtered_trees_stay_holes():
     assert updates["activation"] is None and updates["weight"].shape == (4, 6)
     _, state = tx.update(params, state, params)
     assert int(optax_ortho.diagnostics(state)["steps"]) == 2
+
+
+def test_without_labels_a_router_beside_experts_is_orthogonalized_and_said_so():
+    told = optax_ortho.summary(
+        optax_ortho.muon(0.01, adamw_learning_rate=0.001),
+        shapes(LIBRARIES["PyTorch Qwen3-MoE"].tree),
+    )
+    (warning,) = told.warnings
+    assert "mlp/gate/weight (128, 2048) looks like a router of experts" in warning

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from flax import linen as nn
 from flax import nnx
 from flax.training.train_state import TrainState
 
@@ -110,6 +111,40 @@ def test_cnn():
             "classifier/bias": "bias",
         },
     )
+
+
+class Mixture(nnx.Module):
+    """Experts stacked in front, behind a router."""
+
+    def __init__(self, rngs):
+        self.gate = nnx.Linear(6, 4, rngs=rngs)
+        expert = nnx.vmap(lambda rngs: nnx.Linear(6, 8, rngs=rngs))
+        self.experts = nnx.split_rngs(splits=4)(expert)(rngs)
+
+
+class LinenMixture(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(8, name="up")(x), nn.Dense(4, name="router")(x)
+
+
+def test_routers_of_experts():
+    labels = label(nnx.eval_shape(lambda: Mixture(nnx.Rngs(0))))
+    assert roles(labels) == {
+        "gate/kernel": "vector",
+        "gate/bias": "bias",
+        "experts/kernel": "matrix",
+        "experts/bias": "bias",
+    }
+    labels = label(LinenMixture(), jnp.ones((2, 6)))
+    found = roles(labels)
+    assert found["router/kernel"] == "vector" and found["up/kernel"] == "matrix"
+
+
+def test_an_override_makes_a_router_a_matrix():
+    model = nnx.eval_shape(lambda: Mixture(nnx.Rngs(0)))
+    labels = label(model, overrides={"gate/kernel": "matrix"})
+    assert roles(labels)["gate/kernel"] == "matrix"
 
 
 def test_lora():

@@ -21,6 +21,10 @@ from optax_ortho.matrices import MatrixAxes
         ("blocks/layer_scale", (3, 6), "vector"),
         ("query/bias", (3, 2, 4), "bias"),  # The same, stacked.
         ("value/kernel", (6, 1), "vector"),
+        ("router/kernel", (6, 4), "vector"),
+        ("router/bias", (2, 4), "bias"),
+        ("moe/gate/kernel", (6, 3, 4), "vector"),
+        ("moe/gate", (4, 6, 8), "undecided"),
         ("cls", (1, 6), "vector"),
         ("cls", (1, 1, 6), "vector"),
         ("gate", (6,), "vector"),
@@ -37,6 +41,14 @@ def test_by_name(path, shape, role):
     found = by_name(path, jax.ShapeDtypeStruct(shape, np.float32))
     assert found.role == role
     assert found.axes == (MatrixAxes((0,), (1,)) if role == "matrix" else None)
+
+
+@pytest.mark.parametrize("given", ["by its name", "as a matrix"])
+def test_a_weight_is_out_first(given):
+    params = {"up": {"weight": np.ones((8, 6))}}
+    overrides = {"**/weight": "matrix"} if given == "as a matrix" else None
+    ((_, _, found),) = label(params, overrides=overrides)
+    assert found.axes == MatrixAxes((1,), (0,))
 
 
 def test_a_tree_is_labelled_by_the_same_rules():

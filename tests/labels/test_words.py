@@ -1,7 +1,13 @@
 import pytest
 
 from optax_ortho.labels import words
-from optax_ortho.labels.words import said_role, says_head
+from optax_ortho.labels.words import (
+    gates_beside_experts,
+    said_role,
+    says_head,
+    says_out_first,
+    says_router,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +92,70 @@ def test_any_name_may_say_head():
 
 def test_words_are_of_the_whole_path():
     assert words("c_attn/gateUp2") == {"c", "attn", "gate", "up"}
+
+
+@pytest.mark.parametrize(
+    ("path", "ndim"),
+    [
+        ("router/kernel", 2),
+        ("decoder/Router_0/router_weights/w/kernel", 3),
+        ("moe/router", 3),
+        ("MoeBlock_0/gate/kernel", 3),
+        ("block_sparse_moe.gate.weight", 2),
+        ("SparseMoE_0/gate/kernel", 2),
+        ("moe_gate/kernel", 2),
+        ("layers/moe/gate", 2),
+    ],
+)
+def test_routers(path, ndim):
+    assert says_router(path, ndim)
+
+
+@pytest.mark.parametrize(
+    ("path", "ndim"),
+    [
+        ("mlp/gate/kernel", 2),
+        ("gate/kernel", 2),
+        ("gate", 2),
+        ("moe/gate_proj/kernel", 2),
+        ("moe/up_gate/kernel", 2),
+        ("moe/experts/gate/kernel", 2),
+        ("moe/shared_experts/gate/kernel", 2),
+        ("moe_layers/0/attention/gate/kernel", 2),
+        ("moe/gate", 3),  # One gate for each of the stacked experts.
+        ("amoeba/gate/kernel", 2),
+        ("route/kernel", 2),
+        ("", 2),
+    ],
+)
+def test_no_routers(path, ndim):
+    assert not says_router(path, ndim)
+
+
+def test_gates_beside_experts():
+    paths = [
+        "0/mlp/gate/weight",
+        "0/mlp/experts/0/gate/weight",
+        "0/mlp/shared_experts/gate/weight",
+        "1/mlp/gate/weight",
+        "1/mlp/up/weight",
+    ]
+    assert gates_beside_experts(paths) == {"0/mlp/gate/weight"}
+
+
+@pytest.mark.parametrize(
+    ("path", "out_first"),
+    [
+        ("up/weight", True),
+        ("h.0.mlp.weight", True),
+        ("lstm/weight_ih_l0", True),
+        ("attn/in_proj_weight", True),
+        ("weight/kernel", False),
+        ("up/kernel", False),
+        ("up/w", False),
+        ("weights", False),
+        ("weightless", False),
+    ],
+)
+def test_weights_are_out_first(path, out_first):
+    assert says_out_first(path) == out_first
