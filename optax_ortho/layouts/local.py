@@ -203,11 +203,12 @@ def _in_turn(f: Callable, loads: list[Callable]) -> list:
     if len(loads) == 1:
         return [f(loads[0]())]
 
-    def turn(order, i):
-        return (*order[1:], i), f(lax.switch(i, loads))
+    def turn(carry, _):
+        i, *order = carry
+        return (i + 1, *order[1:], i), f(lax.switch(i, loads))
 
-    turns = jnp.arange(len(loads))
-    order, stacked = lax.scan(turn, (turns[0],) * len(loads), turns)
+    before = (jnp.int32(0),) * (1 + len(loads))
+    (_, *order), stacked = lax.scan(turn, before, length=len(loads))
     # The loop hands its indices back, in order. What reads the stack at an index that
     # the compiler does not know is one program for all; what reads it at 0, 1, 2, ...
     # is compiled as often, which on a CPU takes longer than all the rest.

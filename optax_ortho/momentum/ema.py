@@ -52,7 +52,7 @@ def ema(beta: Any, mu_dtype: Any = None) -> optax.GradientTransformationExtraArg
       >>> print(updates)
       [0.1 0.1]
     """
-    return _momentum(beta, lambda b: 1 - b, lambda b, mu, g: mu, mu_dtype)
+    return _momentum(beta, lambda b: 1 - b, False, mu_dtype)
 
 
 def nesterov(beta: Any, mu_dtype: Any = None) -> optax.GradientTransformationExtraArgs:
@@ -74,9 +74,7 @@ def nesterov(beta: Any, mu_dtype: Any = None) -> optax.GradientTransformationExt
       >>> print(updates)
       [0.19 0.19]
     """
-    return _momentum(
-        beta, lambda b: 1 - b, lambda b, mu, g: b * mu + (1 - b) * g, mu_dtype
-    )
+    return _momentum(beta, lambda b: 1 - b, True, mu_dtype)
 
 
 def heavy_ball(
@@ -101,8 +99,7 @@ def heavy_ball(
       >>> print(updates)
       [1.5 1.5]
     """
-    look = (lambda b, mu, g: g + b * mu) if nesterov else (lambda b, mu, g: mu)
-    return _momentum(beta, lambda b: 1.0, look, mu_dtype)
+    return _momentum(beta, lambda b: 1.0, nesterov, mu_dtype)
 
 
 def bias_corrected(
@@ -160,9 +157,9 @@ def bias_corrected(
 
 
 def _momentum(
-    beta: Any, gain: Callable, look: Callable, mu_dtype: Any
+    beta: Any, gain: Callable, nesterov: bool, mu_dtype: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """``M <- beta M + gain(beta) G``; the update is ``look(beta, M, G)``."""
+    """``M <- gain(beta) G + beta M``; Nesterov does that once more, and keeps M."""
     check_number("beta", beta, below=1.0)
 
     def init(params):
@@ -171,18 +168,17 @@ def _momentum(
     def update(updates, state, params=None, **extra):
         del params, extra
 
-        def widened(mu, g):
+        def added(mu, g):
             dtype = jnp.promote_types(mu.dtype, g.dtype)
             # An array, so that strict dtype promotion has nothing to object to.
             b = beta if isinstance(beta, float) else jnp.asarray(beta, dtype)
-            return b, mu.astype(dtype), g.astype(dtype)
+            return gain(b) * g.astype(dtype) + b * mu.astype(dtype)
 
         def accumulate(mu, g):
-            b, mu_wide, g_wide = widened(mu, g)
-            return (b * mu_wide + gain(b) * g_wide).astype(mu.dtype)
+            return added(mu, g).astype(mu.dtype)
 
         def output(mu, g):
-            return look(*widened(mu, g)).astype(g.dtype)
+            return (added(mu, g) if nesterov else mu).astype(g.dtype)
 
         mu = jax.tree.map(accumulate, state.mu, updates)
         return jax.tree.map(output, mu, updates), MomentumState(mu)

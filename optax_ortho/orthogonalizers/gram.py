@@ -145,10 +145,13 @@ class GramNewtonSchulz:
         y, r, inverse = started(self, x, products)
         # Sums are in float32; what goes into a product is in the dtype to compute in.
         wide = jnp.promote_types(y.dtype, jnp.float32)
-        eye = jnp.broadcast_to(jnp.eye(r.shape[-1], dtype=wide), r.shape)
+        on_diagonal = jnp.broadcast_to(jnp.eye(r.shape[-1], dtype=bool), r.shape)
+        # Y goes on as it is, and is divided by its norm at the end.
+        of_gram = inverse.reshape((*r.shape[:-2], 1, 1)).astype(wide)
 
         def gram(y):
-            return products.gram(y, self.precision).astype(wide)
+            r = products.gram(y, self.precision)
+            return r.astype(wide) * of_gram * of_gram
 
         def plus(a, e, c, p, q):
             p, q = p.astype(y.dtype), q.astype(y.dtype)
@@ -160,10 +163,10 @@ class GramNewtonSchulz:
         r, q = r.astype(wide), None
         for step, (a, b, c) in enumerate(rows_of(self)):
             if step in self.restarts and q is not None:
-                y = (onto(q, y) * inverse).astype(y.dtype)
-                r, q, inverse = gram(y), None, jnp.ones_like(inverse)
+                y = onto(q, y).astype(y.dtype)
+                r, q = gram(y), None
             z = plus(b, r, c, r, r)
-            q = a * eye + z if q is None else plus(a, q, 1, q, z)
+            q = jnp.where(on_diagonal, a + z, z) if q is None else plus(a, q, 1, q, z)
             if step + 1 < self.steps and step + 1 not in self.restarts:
                 s = plus(a, r, 1, r, z)
                 r = plus(a, s, 1, z, s)

@@ -118,8 +118,9 @@ class NewtonSchulz:
         for i, (a, b, c) in enumerate(rows_of(self)):
             p = products.gram(y, self.precision) if i else p
             q = products.polynomial(b, p, c, p, p, self.precision)
-            y_wide = a * y.astype(wide) + products.apply(q, y, self.precision)
-            y = (y_wide if i else y_wide * inverse).astype(y.dtype)
+            ay, qy = a * y.astype(wide), products.apply(q, y, self.precision)
+            # Each by itself: a scaled sum XLA would compute again where it is read.
+            y = (ay + qy if i else ay * inverse + qy * inverse).astype(y.dtype)
         return y.astype(x.dtype)
 
     def flops(self, m: int, n: int) -> int:
@@ -228,7 +229,9 @@ def started(
     gram = products.gram(y, iteration.precision)
     squares = jnp.trace(gram.real.astype(power.dtype), axis1=-2, axis2=-1)
     squares = squares.reshape(power.shape)
-    inverse = inverse_of(bound * of_squares(squares, eps * power / bound))
+    # Without eps the power does not count, and need not be computed again.
+    norm = of_squares(squares, eps * power / bound if eps else 0.0)
+    inverse = inverse_of(bound * norm, squares > 0)
     of_gram = inverse.reshape((*gram.shape[:-2], 1, 1))
     gram = (gram.astype(wide) * of_gram * of_gram).astype(gram.dtype)
     return y, gram, inverse

@@ -127,7 +127,7 @@ def near_unit(
 ) -> Any:
     """`to_unit` by a few projections, for what tolerates entries from 2^-30 to 2^30.
 
-    Each row is projected on eight fixed vectors, cosines of incommensurable
+    Each row is projected on sixteen fixed vectors, cosines of incommensurable
     frequencies, and the largest projection is brought near 1. It lies between the
     largest entry and a small part of it, of which the n-th is typical. On a TPU such a
     product is nearly free beside a Gram matrix, and a maximum over all entries is not.
@@ -145,7 +145,7 @@ def near_unit(
     if x.size == 0:
         shape = [1 if i - x.ndim in axes else k for i, k in enumerate(x.shape)]
         return x, jnp.ones(shape, real)
-    angles = jnp.arange(n, dtype=real)[:, None] * jnp.arange(1, 9, dtype=real)[None, :]
+    angles = jnp.outer(jnp.arange(n, dtype=real), jnp.arange(1, 17, dtype=real))
     projections = jnp.matmul(x, (jnp.cos(angles) / n).astype(x.dtype))
     size = jnp.abs(projections.real) + jnp.abs(projections.imag)
     largest = lax.stop_gradient(size.max(axes, keepdims=True))
@@ -195,9 +195,8 @@ FROM_SQUARES = {
 """Prescalings that need the sum of squares alone: the trace of the Gram matrix."""
 
 
-def inverse_of(divisor: jax.Array) -> jax.Array:
-    """One over a norm; zero for a zero matrix, which then stays zero."""
-    positive = divisor > 0
+def inverse_of(divisor: jax.Array, positive: jax.Array) -> jax.Array:
+    """One over a norm where that is positive; else zero, so a zero matrix stays so."""
     return jnp.where(positive, 1 / jnp.where(positive, divisor, 1), 0)
 
 
@@ -212,4 +211,4 @@ def normalized(
     wide = jnp.promote_types(x.dtype, jnp.float32)
     x, power = to_unit(x.astype(wide))
     divisor = bound * prescale(x, eps * power / bound)
-    return (x * inverse_of(divisor)).astype(dtype)
+    return (x * inverse_of(divisor, divisor > 0)).astype(dtype)
