@@ -118,9 +118,8 @@ class NewtonSchulz:
         for i, (a, b, c) in enumerate(rows_of(self)):
             p = products.gram(y, self.precision) if i else p
             q = products.polynomial(b, p, c, p, p, self.precision)
-            ay, qy = a * y.astype(wide), products.apply(q, y, self.precision)
-            # Each by itself: a scaled sum XLA would compute again where it is read.
-            y = (ay + qy if i else ay * inverse + qy * inverse).astype(y.dtype)
+            y_wide = a * y.astype(wide) + products.apply(q, y, self.precision)
+            y = (y_wide if i else y_wide * inverse).astype(y.dtype)
         return y.astype(x.dtype)
 
     def flops(self, m: int, n: int) -> int:
