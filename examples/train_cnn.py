@@ -76,21 +76,28 @@ RATES = {"optax.adamw": 0.01, "optax.contrib.muon": 0.01, "optax_ortho.muon": 0.
 """The best of them for each."""
 
 
-def optimizer(
-    name: str, rate: float, labels: optax_ortho.Labels, steps: int
+def ours(
+    rate: optax.Schedule, labels: optax_ortho.Labels
 ) -> optax.GradientTransformation:
-    """An optimizer, its rate warmed up and decayed."""
-
-    def schedule(peak: float) -> optax.Schedule:
-        return optax.warmup_cosine_decay_schedule(0.0, peak, steps // 10, steps)
-
-    if name == "optax.adamw":
-        return optax.adamw(schedule(rate))
-    if name == "optax.contrib.muon":
-        return optax.contrib.muon(schedule(rate))
+    """Muon, with half of its rate for AdamW."""
     return optax_ortho.muon(
-        schedule(rate), labels=labels, adamw_learning_rate=schedule(rate / 2)
+        rate, labels=labels, adamw_learning_rate=lambda step: rate(step) / 2
     )
+
+
+OPTIMIZERS = {
+    "optax.adamw": lambda rate, labels: optax.adamw(rate),
+    "optax.contrib.muon": lambda rate, labels: optax.contrib.muon(rate),
+    "optax_ortho.muon": ours,
+}
+
+
+def optimizer(
+    name: str, peak: float, labels: optax_ortho.Labels, steps: int
+) -> optax.GradientTransformation:
+    """An optimizer, its rate warmed up to a peak and decayed."""
+    rate = optax.warmup_cosine_decay_schedule(0.0, peak, steps // 10, steps)
+    return OPTIMIZERS[name](rate, labels)
 
 
 Part = tuple[np.ndarray, np.ndarray]

@@ -114,7 +114,7 @@ layer = {name: output.up.kernel for name, output in stages._asdict().items()}
 plots.spectra(layer)
 
 # %% [markdown]
-# The fourth stage, NorMuon's normalization, evens out the lengths of neurons; singular
+# The third stage, NorMuon's normalization, evens out the lengths of neurons; singular
 # values stay within a small factor of each other. The trust region multiplies by one
 # number, here so that an update has the RMS of AdamW's usual ones.
 

@@ -167,29 +167,31 @@ validation = batches(unseen, seed=1, number=1, size=4096)[0]
 
 
 # %%
-def train(tx, seed):
-    """Validation losses."""
-    graph, params = nnx.split(MLP(nnx.Rngs(seed)))
+graph, _ = nnx.split(MLP(nnx.Rngs(0)))
+EVERY = max(1, STEPS // 20)
 
+
+@partial(jax.jit, static_argnames="tx")
+def some_steps(tx, params, state, tokens):
     def step(carry, tokens):
         params, state = carry
         gradient = jax.grad(lambda p: loss_fn(nnx.merge(graph, p), tokens))(params)
         updates, state = tx.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    @jax.jit
-    def some_steps(carry, tokens):
-        carry, _ = jax.lax.scan(step, carry, tokens)
-        return carry, loss_fn(nnx.merge(graph, carry[0]), validation)
+    (params, state), _ = jax.lax.scan(step, (params, state), tokens)
+    return params, state, loss_fn(nnx.merge(graph, params), validation)
 
-    tokens = batches(text, seed=(0, seed), number=STEPS)
-    every = max(1, STEPS // 20)
-    tokens = tokens[: STEPS // every * every].reshape(-1, every, *tokens.shape[1:])
-    carry, losses = (params, tx.init(params)), []
-    for chunk in tokens:
-        carry, loss = some_steps(carry, chunk)
+
+def train(tx, seed):
+    """Validation losses."""
+    params = nnx.state(MLP(nnx.Rngs(seed)))
+    state, losses = tx.init(params), []
+    tokens = batches(text, seed=(0, seed), number=STEPS // EVERY * EVERY)
+    for chunk in tokens.reshape(-1, EVERY, *tokens.shape[1:]):
+        params, state, loss = some_steps(tx, params, state, chunk)
         losses.append(float(loss))
-    steps = every * np.arange(1, len(losses) + 1)
+    steps = EVERY * np.arange(1, len(losses) + 1)
     return np.stack([steps, losses], 1)
 
 

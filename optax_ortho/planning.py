@@ -90,9 +90,9 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
             "params) or layouts.owned(params, over), and found none: in the local "
             "layout every device does all work."
         )
-    given: Sharded | Owned = found[0].layout
-    stays = isinstance(given, Owned)
-    layout = given.shards if isinstance(given, Owned) else given
+    layout, stays = found[0].layout, False
+    if isinstance(layout, Owned):
+        layout, stays = layout.shards, True
     method = found[0].orthogonalizer
     leaves = [layout.leaf(event.path, event.axes, event.dtype) for event in found]
     shared_cost = (

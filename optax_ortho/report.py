@@ -19,7 +19,7 @@ from optax_ortho.names import short_name
 from optax_ortho.optimizers._recipe import Group, RecipeState
 from optax_ortho.orthogonalizers.transform import Orthogonalized
 from optax_ortho.recording import recording
-from optax_ortho.tables import aligned, wrapped
+from optax_ortho.tables import aligned, leaf_count, wrapped
 from optax_ortho.trust_region import ConfidenceRadiusState, SoftmaxRadiusState
 
 NODES = (
@@ -228,10 +228,9 @@ def _warnings(
     for group in groups:
         undecided = [path for path, _, label in group.leaves if label.role == UNDECIDED]
         if undecided:
-            number = len(undecided)
             yield (
-                f"{number} {'leaf' if number == 1 else 'leaves'} with three or more "
-                f"axes, {undecided[0]} the first, left to {group.method} because "
+                f"{leaf_count(len(undecided))} with three or more axes, "
+                f"{undecided[0]} the first, left to {group.method} because "
                 "nothing says which axes make a matrix; "
                 "labels=optax_ortho.label(model) decides."
             )

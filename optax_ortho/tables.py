@@ -38,6 +38,16 @@ def aligned(
     return "\n".join(map(line, cells))
 
 
+def leaf_count(number: int) -> str:
+    """A number of leaves, in words.
+
+    Examples:
+      >>> leaf_count(1), leaf_count(1200)
+      ('1 leaf', '1200 leaves')
+    """
+    return f"{number} {'leaf' if number == 1 else 'leaves'}"
+
+
 def wrapped(text: str, indent: int) -> str:
     """A text in lines of a page's width; paths are not broken.
 

@@ -23,3 +23,11 @@ def float64():
     """Double precision, for tests of promises that hold in it too."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """A text that a small model learns in a few steps."""
+    path = tmp_path_factory.mktemp("text") / "own.txt"
+    path.write_bytes(b"the quick brown fox jumps over the lazy dog. " * 200)
+    return path

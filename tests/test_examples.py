@@ -19,13 +19,6 @@ SMALL += ["--batch", "2", "--validation", "2", "--validate-every", "2"]
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "own.txt"
-    path.write_bytes(b"the quick brown fox jumps over the lazy dog. " * 200)
-    return path
-
-
-@pytest.fixture(scope="module")
 def demo(corpus, tmp_path_factory):
     """One small run of everything: what it printed, and its folder."""
     folder = tmp_path_factory.mktemp("runs")

@@ -12,13 +12,6 @@ SMALL = train_linen.Options(
 )
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "own.txt"
-    path.write_bytes(b"the quick brown fox jumps over the lazy dog. " * 200)
-    return path
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["muon", "normuon"])
 def test_the_linen_loop_learns(corpus, optimizer, capsys):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from optax_ortho.labels.roles import MATRIX, Label, matrix_axes
 from optax_ortho.matrices import MatrixAxes
-from optax_ortho.tables import aligned, wrapped
+from optax_ortho.tables import aligned, leaf_count, wrapped
 
 Row = tuple[str, tuple[int, ...], Label]
 
@@ -110,9 +110,8 @@ class Labels:
                 if _group(label) == group:
                     leaves[label.role] += 1
                     sizes[label.role] += math.prod(shape)
-            count = leaves.total()
-            line = f"{group:14}  {count} lea{'f' if count == 1 else 'ves'}"
-            line += f", {sizes.total():,} parameters"
+            line = f"{group:14}  {leaf_count(leaves.total())}, "
+            line += f"{sizes.total():,} parameters"
             roles = ", ".join(
                 f"{role} {leaves[role]} ({sizes[role]:,})" for role in sorted(leaves)
             )

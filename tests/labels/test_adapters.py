@@ -1,6 +1,5 @@
 """Optimizers where people already are."""
 
-import re
 import types
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from flax.training.train_state import TrainState
 import optax_ortho
 from tests import models
 from tests.labels import job_trees, transformers_trees
+from tests.test_docs import BLOCK
 
 PAGE = Path(__file__).parents[2] / "docs" / "migration.md"
 LAYERS, WIDTH, HEADS, HEAD, HIDDEN = 3, 8, 2, 4, 16
@@ -31,8 +31,8 @@ CONFIG = {
 def page():
     """What the page on migration defines: its rules, and the hook of MaxText."""
     session: dict = {}
-    for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S):
-        exec(block, session)
+    for found in BLOCK.finditer(PAGE.read_text()):
+        exec(found.group(1), session)
     return types.SimpleNamespace(**session)
 
 
