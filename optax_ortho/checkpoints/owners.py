@@ -4,23 +4,21 @@
 that is the plan's of one mesh; `layouts.local` keeps them leaf by leaf.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
+from optax_ortho.kronecker.forms import WITH_BIAS
+from optax_ortho.kronecker.layers import RowAxes, parent_of
 from optax_ortho.layouts import Owned, Sharded
 from optax_ortho.layouts.places import Placement, placement
 from optax_ortho.layouts.placing import is_stacks
 from optax_ortho.layouts.plan import Leaf
-from optax_ortho.matrices import path_of
+from optax_ortho.layouts.stacks import from_stacks, from_tree, to_stacks, to_tree
+from optax_ortho.matrices import MatrixAxes
 from optax_ortho.optimizers._recipe import Group
 from optax_ortho.recording import recording
-
-Matrices = dict[tuple[str, int], Any]
-"""The states of a leaf's matrices by path and block, with an axis for them."""
 
 
 def move_state(
@@ -51,6 +49,7 @@ def move_state(
       ValueError: the states are not of one optimizer with layouts as above.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> import optax_ortho
       >>> from jax.sharding import NamedSharding, PartitionSpec
       >>> mesh = jax.make_mesh((1,), ("fsdp",))
@@ -80,14 +79,14 @@ def move_state(
             placements: Any = source, target
             leaves = next(p for p in placements if p is not None).leaves
             taken = (
-                _from_stacks(part, placements[0])
+                from_stacks(part, placements[0])
                 if is_stacks(part)
-                else _from_tree(part, leaves)
+                else from_tree(part, leaves)
             )
             part = (
-                _to_stacks(taken, like, placements[1])
+                to_stacks(taken, placements[1])
                 if is_stacks(like)
-                else _to_tree(taken, like, leaves)
+                else to_tree(taken, like, leaves)
             )
         found.append(part)
     return treedef.unflatten(found)
@@ -101,90 +100,33 @@ def _planned(tx: optax.GradientTransformation, params: Any) -> tuple[Any, Any]:
         layout = getattr(event, "layout", None)
         if isinstance(event, Group) and isinstance(layout, Sharded | Owned):
             shards = layout.shards if isinstance(layout, Owned) else layout
-            leaves = [
-                shards.leaf(path, label.axes, leaf.dtype)
-                for path, leaf, label in event.leaves
-                if label.axes is not None
-            ]
-            plan = shards.plan(leaves, False)
-            return shapes, placement(plan, leaves, shards.reach)
+            return shapes, _placement(event, shards)
     return shapes, None
 
 
-def _from_stacks(stacks: Mapping[str, Any], placement: Placement) -> Matrices:
-    rows: dict[tuple[str, int], dict[int, int]] = {}
-    names = {}
-    for name, places in placement.rows.items():
-        for row, place in enumerate(places):
-            if place is not None:
-                leaf = placement.leaves[place.leaf].path, place.block
-                rows.setdefault(leaf, {})[place.index] = row
-                names[leaf] = name
-    return {
-        leaf: jax.tree.map(
-            lambda s, own=own: s[jnp.asarray([own[i] for i in range(len(own))])],
-            stacks[names[leaf]],
-        )
-        for leaf, own in rows.items()
-    }
-
-
-def _to_stacks(
-    matrices: Matrices, like: Mapping[str, Any], placement: Placement
-) -> dict[str, Any]:
-    found = {}
-    for name, places in placement.rows.items():
-        filled = [row for row, place in enumerate(places) if place is not None]
-        own = [
-            jax.tree.map(
-                lambda x, i=place.index: x[i],
-                matrices[placement.leaves[place.leaf].path, place.block],
-            )
-            for place in places
-            if place is not None
+def _placement(group: Group, shards: Sharded) -> Placement:
+    """Of all kernels, those with a bias apart, as `kronecker.forms` has them."""
+    found = [(path, leaf, label.axes) for path, leaf, label in group.leaves]
+    with_bias = {parent_of(path) for path, _, axes in found if _is_row(axes)}
+    together: list[Leaf] = []
+    rows = {}
+    for ending in ("", WITH_BIAS):
+        leaves = [
+            shards.leaf(path, axes, leaf.dtype)
+            for path, leaf, axes in found
+            if axes is not None
+            and not _is_row(axes)
+            and (parent_of(path) in with_bias) == bool(ending)
         ]
-
-        def on_array(shape, *parts, filled=filled):
-            # No slot is left without a state that a step could start from.
-            whole = jnp.broadcast_to(parts[0], shape.shape)
-            return whole.at[jnp.asarray(filled)].set(jnp.stack(parts))
-
-        found[name] = jax.tree.map(on_array, like[name], *own)
-    return found
-
-
-def _from_tree(tree: Any, leaves: Sequence[Leaf]) -> Matrices:
-    """From a tree as `Local.init` makes it, with a leaf's batch axes in front."""
-    found: Matrices = {}
-    for path, one in _by_leaf(tree, leaves)[0]:
-        leaf = next(leaf for leaf in leaves if leaf.path == path)
-        batch = len(leaf.axes.batch(len(leaf.shape)))
-        for i, block in enumerate(one if leaf.axes.split else (one,)):
-            found[path, i] = jax.tree.map(
-                lambda x, n=batch: x.reshape((-1, *x.shape[n:])), block
-            )
-    return found
+        own = placement(shards.plan(leaves, False), leaves, shards.reach)
+        for name, places in own.rows.items():
+            rows[name + ending] = [
+                place and place._replace(leaf=place.leaf + len(together))
+                for place in places
+            ]
+        together += leaves
+    return Placement(tuple(together), rows)
 
 
-def _to_tree(matrices: Matrices, like: Any, leaves: Sequence[Leaf]) -> Any:
-    fused = {leaf.path for leaf in leaves if leaf.axes.split}
-    shapes, treedef = _by_leaf(like, leaves)
-    found = []
-    for path, one in shapes:
-        blocks = [
-            jax.tree.map(lambda s, x: x.reshape(s.shape), block, matrices[path, i])
-            for i, block in enumerate(one if path in fused else (one,))
-        ]
-        found.append(tuple(blocks) if path in fused else blocks[0])
-    return treedef.unflatten(found)
-
-
-def _by_leaf(tree: Any, leaves: Sequence[Leaf]) -> tuple[list[tuple[str, Any]], Any]:
-    """The state of each leaf with its path, and the structure around them."""
-    paths = {leaf.path for leaf in leaves}
-    keyed, treedef = jax.tree_util.tree_flatten_with_path(
-        tree,
-        is_leaf=lambda keys, _: path_of(keys) in paths,
-        is_leaf_takes_path=True,
-    )
-    return [(path_of(keys), one) for keys, one in keyed], treedef
+def _is_row(axes: MatrixAxes | None) -> bool:
+    return isinstance(axes, RowAxes)

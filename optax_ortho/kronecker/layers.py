@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optax_ortho.kronecker.forms import form_of, paths_of
+from optax_ortho.layouts.local import laid_out_like, on_every_device
 from optax_ortho.matrices import (
     AxesOf,
     MatrixAxes,
@@ -57,100 +59,125 @@ class Layers:
         found = next(own, None)
         return self.axes(path, leaf) if found is None else found
 
-    def kernels(self, tree: Any) -> Any:
-        """The tree with nothing in the place of a bias."""
-        biases = {bias for bias, _ in self.rows.values()}
-        return jax.tree_util.tree_map_with_path(
-            lambda keys, x: optax.MaskedNode() if path_of(keys) in biases else x, tree
-        )
+    def kernels(self, tree: Any, with_bias: bool | None = None) -> Any:
+        """The tree with nothing in the place of a bias.
 
-    def map(self, layout: Any, f: Callable, tree: Any, *states: Any) -> tuple:
+        Args:
+          tree: kernels and biases, or their shapes.
+          with_bias: keep only the kernels that have one, or none; None keeps all.
+        """
+        biases = {bias for bias, _ in self.rows.values()}
+
+        def on_leaf(keys, x):
+            path = path_of(keys)
+            other = with_bias is not None and (path in self.rows) != with_bias
+            return optax.MaskedNode() if path in biases or other else x
+
+        return jax.tree_util.tree_map_with_path(on_leaf, tree)
+
+    def map(
+        self,
+        layout: Any,
+        f: Callable,
+        tree: Any,
+        states: Sequence[Any],
+        vectors: Mapping[str, Any],
+        scalars: Sequence[jax.Array],
+    ) -> tuple:
         """Applies a function to every layer, as one matrix.
 
         Args:
           layout: how the matrices are spread over devices.
           f: takes a ``(fan_in, fan_out)`` kernel, its bias ``(1, fan_out)`` or None,
-            and what each of `states` holds for it; gives new ones of all of them.
+            what `vectors` holds for it, `scalars`, and what each of `states` holds;
+            gives a new kernel, bias, and one of each state.
           tree: kernels and biases.
-          *states: trees like that of `kernels`, with the state of a kernel at each, as
-            `init` makes it: a tuple of one a block for a fused kernel.
+          states: of all kernels, each as `init` makes it.
+          vectors: by the path of a kernel a pytree of arrays that have its batch axes
+            in front; a tuple of such, one a block, for a fused kernel.
+          scalars: of the step, the same for all layers.
 
         Returns:
-          The new tree and the new states.
+          The new tree, and the new states.
         """
+        form = form_of(layout, self.axes, self.kernels(tree))
         leaves = paths_and_leaves(tree)
-        keyed, treedef = jax.tree_util.tree_flatten_with_path(self.kernels(tree))
-        paths = [path_of(keys) for keys, _ in keyed]
-        fused = [axes_at(self.axes, path, leaves[path]).split for path in paths]
-        columns = [treedef.flatten_up_to(state) for state in states]
-        inside = []
-        for path, split, *one in zip(paths, fused, *columns, strict=True):
-            blocks = (state if split else (state,) for state in one)
-            blocks = tuple(zip(self._rows_of(path, leaves), *blocks, strict=True))
-            inside.append(blocks if split else blocks[0])
+        found = dict(leaves)
+        new: list[dict[bool, dict]] = [{False: {}, True: {}} for _ in states]
 
         def on_matrix(kernel, state):
-            kernel, *new = f(kernel, *state)
-            return kernel, tuple(new)
+            bias, vector, flags, *own = state
+            now = scalars if flags is None else flags
+            kernel, bias, *own = f(kernel, bias, vector, now, *own)
+            return kernel, (bias, vector, flags, *own)
 
-        kernels, inside = layout.map(
-            on_matrix, self.axes, self.kernels(tree), state=treedef.unflatten(inside)
-        )
-        found, columns = paths_and_leaves(kernels), []
-        for path, split, blocks in zip(
-            paths, fused, treedef.flatten_up_to(inside), strict=True
-        ):
-            rows, *one = zip(*(blocks if split else (blocks,)), strict=True)
-            columns.append([state if split else state[0] for state in one])
-            if path in self.rows:
-                bias, axes = self.rows[path]
-                found[bias] = unfold(rows, axes, leaves[bias].shape)
-        new = jax.tree_util.tree_map_with_path(
-            lambda keys, _: found[path_of(keys)], tree
-        )
-        return new, *(
-            treedef.unflatten([one[i] for one in columns]) for i in range(len(states))
-        )
+        for with_bias in (False, True):
+            kernels = self.kernels(tree, with_bias)
+            paths, _ = paths_of(kernels)
+            if not paths:
+                continue
+            rows = {path: self._rows(path, leaves) for path in paths}
+            own = [form.entries(state, kernels, with_bias) for state in states]
+            columns = [
+                form.sent(kernels, rows),
+                form.sent(kernels, vectors),
+                form.spread(kernels, scalars),
+                *own,
+            ]
+            moved, state = layout.map(
+                on_matrix, self.axes, kernels, state=form.zipped(kernels, columns)
+            )
+            found |= paths_and_leaves(moved)
+            new_rows, _, _, *own = form.unzipped(kernels, state)
+            if with_bias:
+                for path, row in form.returned(kernels, new_rows, rows).items():
+                    bias, axes = self.rows[path]
+                    blocks = row if axes.split else (row,)
+                    whole = unfold(blocks, axes, leaves[bias].shape)
+                    found[bias] = laid_out_like(whole, leaves[bias])
+            for one, part in zip(new, own, strict=True):
+                one[with_bias] = part
+        tree = jax.tree_util.tree_map_with_path(lambda k, _: found[path_of(k)], tree)
+        return tree, *map(form.merged, new)
 
-    def init(self, layout: Any, f: Callable, tree: Any) -> Any:
-        """The state of every layer: ``f(rows, fan_out)`` of a zero matrix, as one tree.
+    def init(self, layout: Any, f: Callable, tree: Any) -> tuple:
+        """The states of every layer, for `map`.
 
         Args:
           layout: how the matrices are spread over devices.
-          f: takes the number of rows, with that of a bias, and of columns.
+          f: takes the number of rows, with that of a bias, and of columns; gives one of
+            each state.
           tree: kernels and biases, or their shapes.
         """
+        form = form_of(layout, self.axes, self.kernels(tree))
+        number = len(jax.eval_shape(lambda: f(1, 1)))
+        new: list[dict[bool, dict]] = [{False: {}, True: {}} for _ in range(number)]
+        for with_bias in (False, True):
+            kernels = self.kernels(tree, with_bias)
+            if not jax.tree.leaves(kernels):
+                continue
 
-        def among(with_bias):
-            kernels = jax.tree_util.tree_map_with_path(
-                lambda keys, x: (
-                    x
-                    if (path_of(keys) in self.rows) == with_bias
-                    else optax.MaskedNode()
-                ),
-                self.kernels(tree),
-            )
-            return layout.init(
-                lambda x: f(x.shape[0] + with_bias, x.shape[1]), self.axes, kernels
-            )
+            def fresh(x, rows=int(with_bias)):
+                return tuple(f(x.shape[0] + rows, x.shape[1]))
 
-        def is_masked(x):
-            return isinstance(x, optax.MaskedNode)
+            state = layout.init(fresh, self.axes, kernels)
+            for one, part in zip(new, form.unzipped(kernels, state), strict=True):
+                one[with_bias] = part
+        return tuple(map(form.merged, new))
 
-        keyed, treedef = jax.tree_util.tree_flatten_with_path(self.kernels(tree))
-        with_bias, without = (treedef.flatten_up_to(among(b)) for b in (True, False))
-        return treedef.unflatten(
-            [y if is_masked(x) else x for x, y in zip(with_bias, without, strict=True)]
-        )
+    def _rows(self, path: str, leaves: Mapping[str, Any]) -> Any:
+        """The bias of a kernel as a matrix with one row, None where there is none.
 
-    def _rows_of(self, path: str, leaves: Mapping[str, Any]) -> tuple:
-        """The bias of each block of a kernel, None where there is none."""
+        For a fused kernel it is a tuple of them, one a block.
+        """
+        kernel = leaves[path]
+        axes = axes_at(self.axes, path, kernel)
         if path in self.rows:
-            bias, axes = self.rows[path]
-            return fold(leaves[bias], axes)
-        leaf = leaves[path]
-        shape = jnp.shape(leaf)
-        return (None,) * len(axes_at(self.axes, path, leaf).block_shapes(shape))
+            bias, row_axes = self.rows[path]
+            rows = tuple(fold(on_every_device(leaves[bias]), row_axes))
+        else:
+            rows = (None,) * len(axes.block_shapes(jnp.shape(kernel)))
+        return rows if axes.split else rows[0]
 
 
 def layers_of(

@@ -74,8 +74,8 @@ def precondition(
       there is a `switch`. Every layer keeps the norm of its gradient.
 
     Raises:
-      ValueError: a number out of range, another layout than `layouts.local()`, or at
-        update missing statistics.
+      ValueError: a number out of range, an owned layout, or at update missing
+        statistics.
     """
     check_number("update_every", update_every, at_least=1)
     check_number("warmup_steps", warmup_steps)
@@ -84,10 +84,10 @@ def precondition(
     refuse_array("factor_dtype", dtype)
     dtype = jnp.float32 if dtype is None else dtype
     layout = layouts.local() if layout is None else layout
-    if not isinstance(layout, layouts.Local):
+    if not isinstance(layout, layouts.Local | layouts.Sharded):
         raise ValueError(
-            "MKOR's statistics lie with its parameters, so it works with "
-            f"layouts.local() alone, got a layout of type {type(layout).__name__}."
+            "MKOR needs statistics of all devices, so its layout is one of local, "
+            f"sharded and replicated, got one of type {type(layout).__name__}."
         )
     rules = as_rules(rule)
     if stabilizer is None:
@@ -100,11 +100,7 @@ def precondition(
             left, right = (jnp.eye(d, dtype=dtype) for d in (fan_in, fan_out))
             return Factors(left, right, due, due)
 
-        layers = layers_of(params, axes)
-        factors = [
-            layers.init(layout, lambda *fans, i=i: fresh(*fans)[i], params)
-            for i in range(len(Factors._fields))
-        ]
+        factors = layers_of(params, axes).init(layout, fresh, params)
         switched = () if switch is None else switch.init()
         count = jnp.zeros([], jnp.int32)
         return KroneckerState._make((count, *factors, switched))
@@ -115,12 +111,14 @@ def precondition(
         statistics = of_layers(layers, updates, extra.get("statistics"), clip)
         count, *factors, switched = state
         due = (count % update_every == 0) | (count < warmup_steps)
+        second_order = jnp.array(True)
         if switch is not None:
             switched = switch.update(switched, _loss(extra))
-            due &= switched.second_order
+            second_order = switched.second_order
+            due &= second_order
 
-        def on_layer(kernel, bias, *of_layer):
-            *old, (a, g) = of_layer
+        def on_layer(kernel, bias, vectors, scalars, *old):
+            (a, g), (due, second_order) = vectors, scalars
             if bias is not None:
                 a = jnp.concatenate([a, jnp.ones(1, a.dtype)])
             factors = lax.cond(
@@ -133,12 +131,12 @@ def precondition(
             if switch is None:
                 new = between()
             else:
-                new = lax.cond(switched.second_order, between, lambda: gradient)
+                new = lax.cond(second_order, between, lambda: gradient)
             kernel, bias = parted(new / power, kernel, bias)
-            return kernel, bias, *factors, (a[: len(kernel)], g)
+            return kernel, bias, *factors
 
-        updates, *factors, _ = layers.map(
-            layout, on_layer, updates, *factors, statistics
+        updates, *factors = layers.map(
+            layout, on_layer, updates, factors, statistics, (due, second_order)
         )
         count = optax.safe_increment(count)
         return updates, KroneckerState._make((count, *factors, switched))

@@ -1,20 +1,20 @@
 """One size for every layer: kernel and bias together."""
 
-from typing import Any
+import math
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optax_ortho import layouts
+from optax_ortho.blocks import length, quotient
+from optax_ortho.blocks import rms as root_mean_square
 from optax_ortho.checks import check_number
-from optax_ortho.kronecker.layers import layers_of
-from optax_ortho.matrices import AxesOf, last_two
-from optax_ortho.orthogonalizers.prescale import to_unit
+from optax_ortho.kronecker.layers import layers_of, paths_and_leaves
+from optax_ortho.matrices import AxesOf, axes_at, cut, last_two, path_of
 
 
 def to_rms(
-    rms: float = 0.2, axes: AxesOf = last_two, layout: Any = None
+    rms: float = 0.2, axes: AxesOf = last_two
 ) -> optax.GradientTransformationExtraArgs:
     """Gives every layer an update with one root mean square, whatever its gradient's.
 
@@ -22,7 +22,6 @@ def to_rms(
       rms: root mean square of the update per unit of learning rate; AdamW's is about
         0.2 to 0.4.
       axes: the `MatrixAxes` of a kernel, from its path and the leaf.
-      layout: how the matrices are spread over devices; None is `layouts.local()`.
 
     Returns:
       A transformation without state; zero stays zero.
@@ -37,18 +36,41 @@ def to_rms(
       [1. 0. 0. 0.]
     """
     check_number("rms", rms)
-    layout = layouts.local() if layout is None else layout
 
-    def on_layer(kernel, bias):
-        x, _ = to_unit(joined(kernel, bias))
-        size = jnp.sqrt(jnp.mean(x**2)) if x.size else jnp.zeros([], x.dtype)
-        x = jnp.where(size > 0, rms / jnp.where(size > 0, size, 1), 0) * x
-        return parted(x, kernel, bias)
+    def on_layer(parts, over):
+        """One block of a kernel, and that of its bias if there is one."""
+        sizes = [
+            root_mean_square(x, own).squeeze(own)
+            for x, own in zip(parts, over, strict=True)
+        ]
+        numbers = [length(x.shape, own) for x, own in zip(parts, over, strict=True)]
+        shares = [math.sqrt(n / max(sum(numbers), 1)) for n in numbers]
+        # Of the root mean squares of the parts that of all, by the same function.
+        weighted = jnp.stack([s * x for s, x in zip(shares, sizes, strict=True)])
+        size = root_mean_square(weighted, (0,))[0] * math.sqrt(len(parts))
+        return [
+            (rms * quotient(x.astype(size.dtype), jnp.expand_dims(size, own))).astype(
+                x.dtype
+            )
+            for x, own in zip(parts, over, strict=True)
+        ]
 
     def update(updates, params):
         del params
-        (new,) = layers_of(updates, axes).map(layout, on_layer, updates)
-        return new
+        layers = layers_of(updates, axes)
+        found = paths_and_leaves(updates)
+        for path, kernel in paths_and_leaves(layers.kernels(updates)).items():
+            members = [(path, axes_at(axes, path, kernel))]
+            members += [layers.rows[path]] if path in layers.rows else []
+            over = [one.fan_in + one.fan_out for _, one in members]
+            blocks = zip(*(cut(found[p], one) for p, one in members), strict=True)
+            scaled = zip(*(on_layer(parts, over) for parts in blocks), strict=True)
+            for (member, one), parts in zip(members, scaled, strict=True):
+                split = one.split
+                found[member] = (
+                    jnp.concatenate(parts, split.axis) if split else parts[0]
+                )
+        return jax.tree_util.tree_map_with_path(lambda k, _: found[path_of(k)], updates)
 
     return optax.with_extra_args_support(optax.stateless(update))
 

@@ -16,13 +16,13 @@ from optax_ortho.kronecker.layers import Layers, parent_of, paths_and_leaves
 from optax_ortho.matrices import MatrixAxes, axes_at, fold, path_of, unfold
 
 
-def of_layers(layers: Layers, tree: Any, statistics: Any, clip: Any) -> Any:
-    """The statistics (a, g) of every kernel, as a tree of states for `Layers.map`.
+def of_layers(layers: Layers, tree: Any, statistics: Any, clip: Any) -> dict[str, Any]:
+    """The statistics (a, g) of every kernel by its path, as vectors for `Layers.map`.
 
     Raises:
       ValueError: there are none, or those of a kernel are missing or do not fit it.
     """
-    keyed, treedef = jax.tree_util.tree_flatten_with_path(layers.kernels(tree))
+    keyed = jax.tree_util.tree_leaves_with_path(layers.kernels(tree))
     if keyed and statistics is None:
         raise ValueError(
             "mkor needs the statistics of each step: update(gradient, state, params, "
@@ -30,13 +30,13 @@ def of_layers(layers: Layers, tree: Any, statistics: Any, clip: Any) -> Any:
             "loss_fn)(model, ...) gives them with the loss and the gradient."
         )
     given = paths_and_leaves(statistics)
-    found = []
+    found = {}
     for keys, kernel in keyed:
         path = path_of(keys)
         axes = axes_at(layers.axes, path, kernel)
         a, g = (_entry(given, path, name) for name in ("a", "g"))
-        found.append(_blocks(path, jnp.shape(kernel), axes, a, g, clip))
-    return treedef.unflatten(found)
+        found[path] = _blocks(path, jnp.shape(kernel), axes, a, g, clip)
+    return found
 
 
 def _entry(given: dict[str, Any], path: str, name: str) -> jax.Array:

@@ -235,11 +235,14 @@ def _tasks(arrays: list, axes: MatrixAxes, state: Any) -> list[tuple]:
     def flatten(x):
         return x.reshape((math.prod(x.shape[:batch_ndim]), *x.shape[batch_ndim:]))
 
-    folded = [fold(_gathered(jnp.asarray(x)), axes) for x in arrays]
+    folded = [fold(on_every_device(jnp.asarray(x)), axes) for x in arrays]
     # A fused leaf has a tuple of states, one a block.
     states = state if axes.split and state is not None else [state] * len(folded[0])
     return [
-        (*map(flatten, blocks), jax.tree.map(lambda s: flatten(_gathered(s)), one))
+        (
+            *map(flatten, blocks),
+            jax.tree.map(lambda s: flatten(on_every_device(s)), one),
+        )
         for *blocks, one in zip(*folded, states, strict=True)
     ]
 
@@ -248,12 +251,12 @@ def _join(results: list, axes: MatrixAxes, leaf: Any) -> Any:
     """The results of a leaf's blocks, in the leaf's shape and sharding."""
 
     def unflatten(*blocks):
-        return _laid_out_like(unfold(blocks, axes, leaf.shape), leaf)
+        return laid_out_like(unfold(blocks, axes, leaf.shape), leaf)
 
     return jax.tree.map(unflatten, *results)
 
 
-def _gathered(x: jax.Array) -> jax.Array:
+def on_every_device(x: jax.Array) -> jax.Array:
     """The whole array on every device, where the mesh wants that said."""
     sharding = jax.typeof(x).sharding
     if all(axis is None for axis in sharding.spec):
@@ -263,10 +266,11 @@ def _gathered(x: jax.Array) -> jax.Array:
 
 def _like(new: jax.Array, old: jax.Array) -> jax.Array:
     """A state with its batch axes apart again, where it was before."""
-    return _laid_out_like(new.reshape(old.shape), old)
+    return laid_out_like(new.reshape(old.shape), old)
 
 
-def _laid_out_like(x: jax.Array, leaf: jax.Array) -> jax.Array:
+def laid_out_like(x: jax.Array, leaf: jax.Array) -> jax.Array:
+    """An array in the sharding of another, where the mesh wants that said."""
     sharding = jax.typeof(leaf).sharding
     if all(axis is None for axis in sharding.spec):
         return x

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from optax_ortho.matrices import path_of
 
 # The name of the stack of an owner; see `optax_ortho.layouts.work.groups`.
-STACK = re.compile(r"\d+x\d+(_[a-z0-9]+)?")
+STACK = re.compile(r"\d+x\d+(_[a-z0-9]+)*")
 
 
 def is_stacks(tree: Any) -> bool:

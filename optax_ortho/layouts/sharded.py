@@ -65,7 +65,7 @@ class Sharded:
         keyed, treedef = jax.tree_util.tree_flatten_with_path(operands[0])
         columns = [treedef.flatten_up_to(operand) for operand in operands]
         leaves = [
-            self._leaf(path_of(keys), axes, *arrays)
+            self.leaf_of(path_of(keys), axes, *arrays)
             for (keys, _), *arrays in zip(keyed, *columns, strict=True)
         ]
         if not leaves:
@@ -105,7 +105,7 @@ class Sharded:
           along all of `reach`.
         """
         keyed, _ = jax.tree_util.tree_flatten_with_path(tree)
-        leaves = [self._leaf(path_of(keys), axes, leaf) for keys, leaf in keyed]
+        leaves = [self.leaf_of(path_of(keys), axes, leaf) for keys, leaf in keyed]
         mesh = self.reach
         zeros: dict[str, tuple] = {}
         counts = collections.Counter()
@@ -182,7 +182,7 @@ class Sharded:
         placed = self._placed(path)
         return jax.ShapeDtypeStruct(placed.shape, placed.dtype)
 
-    def _leaf(self, path: str, axes: AxesOf, *arrays: Any) -> Leaf:
+    def leaf_of(self, path: str, axes: AxesOf, *arrays: Any) -> Leaf:
         """The leaf of some arrays.
 
         Raises:

@@ -129,7 +129,7 @@ def scale_by_mkor(
         follow = ema(beta, mu_dtype) if base is None else base
         chain = ortho_chain(
             momentum=optax.chain(preconditioned, follow),
-            trust_region=to_rms(0.2, axes, layout) if base is None else None,
+            trust_region=to_rms(0.2, axes) if base is None else None,
         )
         return guard(chain, nonfinite, stacked_axes(layers.axes_of))
 
