@@ -86,6 +86,17 @@ def test_heavy_ball_is_a_scaled_ema(beta, seed):
     assert_close((1 - beta) * balls, averages, 2e-5, "a heavy ball")
 
 
+@pytest.mark.parametrize("form", ["nesterov", "heavy_ball_nesterov"])
+def test_nesterov_is_what_the_same_gradient_would_make_of_the_momentum(form):
+    tx = FORMS[form](0.9)
+    gs = gradients(3)
+    _, state = trajectory(tx, gs)
+    ahead, state = tx.update(gs[0], state)
+    _, after = tx.update(gs[0], state)
+    # To the last bit: both are one program for the compiler.
+    np.testing.assert_array_equal(ahead, after.mu)
+
+
 def test_bias_corrected_changes_the_direction():
     corrected, _ = trajectory(bias_corrected(0.9), gradients(2))
     plain, _ = trajectory(nesterov(0.9), gradients(2))
