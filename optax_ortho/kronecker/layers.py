@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_ortho.kronecker.forms import form_of, paths_of
+from optax_ortho.kronecker.forms import Entries, form_of, paths_of
 from optax_ortho.layouts.local import laid_out_like, on_every_device
 from optax_ortho.matrices import (
     AxesOf,
@@ -81,7 +81,7 @@ class Layers:
         f: Callable,
         tree: Any,
         states: Sequence[Any],
-        vectors: Mapping[str, Any],
+        vectors: Entries,
         scalars: Sequence[jax.Array],
     ) -> tuple:
         """Applies a function to every layer, as one matrix.
