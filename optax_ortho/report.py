@@ -13,7 +13,7 @@ import optax
 
 from optax_ortho.guard import GuardState
 from optax_ortho.labels import UNDECIDED, words
-from optax_ortho.labels.words import gates_beside_experts, says_router
+from optax_ortho.labels.words import routers
 from optax_ortho.measures import MeasuredState, SpectrumState
 from optax_ortho.names import short_name
 from optax_ortho.optimizers._recipe import Group, RecipeState
@@ -212,9 +212,9 @@ def _warnings(
             "step does not depend on the size of the gradient: the clip does not "
             "bound it."
         )
-    gates = gates_beside_experts(path for g in groups for path, _, _ in g.leaves)
+    routing = routers(path for group in groups for path, _, _ in group.leaves)
     for leaf in leaves:
-        if leaf.path in gates or says_router(leaf.path, len(leaf.shape)):
+        if leaf.path in routing:
             yield (
                 f"{leaf.path} {leaf.shape} looks like a router of experts, and is "
                 'orthogonalized; labels=label(params) makes it a "vector".'

@@ -9,12 +9,7 @@ from optax_ortho.labels.patterns import Patterns
 from optax_ortho.labels.roles import MATRIX, Label, as_label
 from optax_ortho.labels.stacks import added_axes, lift
 from optax_ortho.labels.table import Labels
-from optax_ortho.labels.words import (
-    gates_beside_experts,
-    said_role,
-    says_head,
-    says_router,
-)
+from optax_ortho.labels.words import routers, said_role, says_head
 from optax_ortho.matrices import MatrixAxes
 
 MESSAGE = 490  # An error is read in a terminal: at most so many characters.
@@ -59,19 +54,13 @@ def decide(
     """
     rules = Patterns(tuple((overrides or {}).items()))
     rules.check_used(leaf.path for leaf in leaves)
-    gates = gates_beside_experts(leaf.path for leaf in leaves)
+    routing = routers(leaf.path for leaf in leaves)
 
     def answer(leaf):
         given = rules.find(leaf.path)
         given = leaf.stated if given is None else given
         might = leaf.declared is None or leaf.declared.role == MATRIX
-        if (
-            given is None
-            and might
-            and (leaf.path in gates or says_router(leaf.path, len(leaf.shape)))
-        ):
-            return "vector"
-        return given
+        return "vector" if given is None and might and leaf.path in routing else given
 
     answers = [answer(leaf) for leaf in leaves]
     unknown = [

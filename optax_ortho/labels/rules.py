@@ -1,8 +1,8 @@
 """Labels from name and shape alone: what can be known without the model.
 
     a name that says bias, norm, scale, head or embedding     that role
-    at most one axis longer than 1; the router of experts     scalar or vector
-    two axes                                                  matrix
+    at most one axis longer than 1                            scalar or vector
+    two axes                                                  matrix; a router's, vector
     three or more                                             undecided
 
 Three axes cannot be read: a kernel of shape (4, 5, 7) is a one-dimensional convolution,
@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from optax_ortho.labels.roles import MATRIX, UNDECIDED, Label, two_axes
-from optax_ortho.labels.words import said_role, says_router
+from optax_ortho.labels.words import routers, said_role
 
 
 def by_name(path: str, leaf: Any) -> Label:
@@ -45,10 +45,10 @@ def by_name(path: str, leaf: Any) -> Label:
         return Label(said if said in ("bias", "norm") else "vector")
     if said is not None:
         return Label(said)
-    if is_vector(shape) or says_router(path, len(shape)):
+    if is_vector(shape):
         return Label("vector")
     if len(shape) == 2:
-        return Label(MATRIX, two_axes(path))
+        return Label("vector") if routers([path]) else Label(MATRIX, two_axes(path))
     return Label(UNDECIDED)
 
 

@@ -4,7 +4,6 @@ Names are read as whole words: ``MultiHeadAttention_0`` is multi, head, attentio
 says nothing of an output head, and ``pre_norm_mlp`` is no norm.
 """
 
-import itertools
 import re
 from collections.abc import Iterable
 
@@ -25,6 +24,7 @@ LAYER = {"dense", "linear", "layer"}  # As in logits_dense: what it is, not what
 PLACE = {"before", "after"}  # As in layernorm_before.
 ROUTER = {"router", "routers"}
 EXPERTS = {"expert", "experts"}
+GATED = {"up", "down", *ROUTER}  # What lies beside a gate that is no router.
 
 
 def words(path: str) -> frozenset[str]:
@@ -65,52 +65,41 @@ def says_head(path: str) -> bool:
     return any(_says(segment) == "head" for segment in _segments(path))
 
 
-def says_router(path: str, ndim: int) -> bool:
-    """Whether a path is in a router of experts: by its name, or as the gate of an MoE.
+def routers(paths: Iterable[str]) -> frozenset[str]:
+    """Of the paths of a tree, those in a router of experts.
 
-    A leaf with more than two axes that is itself named gate is none: experts that are
-    stacked have a gate each.
-
-    Args:
-      path: the leaf's path.
-      ndim: how many axes it has.
+    A name says router, or it is a gate in an MoE or beside experts, unless up, down or
+    a router lie beside it: then it is a part of what is gated.
 
     Examples:
-      >>> says_router("moe/gate/kernel", 2), says_router("mlp/gate/kernel", 2)
-      (True, False)
-      >>> says_router("moe/gate", 3), says_router("router/kernel", 3)
-      (False, True)
+      >>> tree = ["0/mlp/gate/kernel", "0/mlp/experts/up", "1/mlp/gate/kernel"]
+      >>> routers(tree), routers(["moe/gate", "moe/up"])
+      (frozenset({'0/mlp/gate/kernel'}), frozenset())
     """
-    names = [_in_order(segment) for segment in _segments(path)]
-    if any(ROUTER & set(name) for name in names):
-        return True
-    if ndim > 2:
-        names = names[:-1]
-    return any(
-        name[-1:] == ["gate"] and "moe" in (above if len(name) == 1 else name)
-        for above, name in itertools.pairwise([[], *names])
-    )
-
-
-def gates_beside_experts(paths: Iterable[str]) -> frozenset[str]:
-    """The paths that are in a gate that lies beside experts, and so routes to them.
-
-    Examples:
-      >>> tree = ["mlp/gate/kernel", "mlp/experts/0/up/kernel", "mlp/up/kernel"]
-      >>> gates_beside_experts(tree)
-      frozenset({'mlp/gate/kernel'})
-    """
-    gates: dict[str, set[tuple[str, ...]]] = {}
-    mixtures = set()
+    paths = list(paths)
+    beside: dict[tuple[str, ...], set[str]] = {}
     for path in paths:
         segments = _segments(path)
         for depth, segment in enumerate(segments):
-            name, inside = _in_order(segment), tuple(segments[:depth])
-            if EXPERTS & set(name):
-                mixtures.add(inside)
-            elif name == ["gate"]:
-                gates.setdefault(path, set()).add(inside)
-    return frozenset(path for path, inside in gates.items() if inside & mixtures)
+            words_there = beside.setdefault(tuple(segments[:depth]), set())
+            words_there.update(_in_order(segment))
+
+    def is_router(path):
+        segments = _segments(path)
+        names = [_in_order(segment) for segment in segments]
+        for depth, name in enumerate(names):
+            others = beside[tuple(segments[:depth])]
+            if ROUTER & set(name):
+                return True
+            if name[-1:] != ["gate"] or others & GATED:
+                continue
+            alone = len(name) == 1  # And not moe_gate.
+            inside = names[depth - 1] if alone and depth else name
+            if "moe" in inside or (alone and others & EXPERTS):
+                return True
+        return False
+
+    return frozenset(filter(is_router, paths))
 
 
 def says_out_first(path: str) -> bool:

@@ -2,11 +2,10 @@ import pytest
 
 from optax_ortho.labels import words
 from optax_ortho.labels.words import (
-    gates_beside_experts,
+    routers,
     said_role,
     says_head,
     says_out_first,
-    says_router,
 )
 
 
@@ -95,44 +94,43 @@ def test_words_are_of_the_whole_path():
 
 
 @pytest.mark.parametrize(
-    ("path", "ndim"),
+    "path",
     [
-        ("router/kernel", 2),
-        ("decoder/Router_0/router_weights/w/kernel", 3),
-        ("moe/router", 3),
-        ("MoeBlock_0/gate/kernel", 3),
-        ("block_sparse_moe.gate.weight", 2),
-        ("SparseMoE_0/gate/kernel", 2),
-        ("moe_gate/kernel", 2),
-        ("layers/moe/gate", 2),
+        "router/kernel",
+        "decoder/Router_0/router_weights/w/kernel",
+        "moe/router",
+        "MoeBlock_0/gate/kernel",
+        "block_sparse_moe.gate.weight",
+        "SparseMoE_0/gate/kernel",
+        "moe_gate/kernel",
+        "layers/moe/gate",
     ],
 )
-def test_routers(path, ndim):
-    assert says_router(path, ndim)
+def test_routers_by_name(path):
+    assert routers([path]) == {path}
 
 
 @pytest.mark.parametrize(
-    ("path", "ndim"),
+    "path",
     [
-        ("mlp/gate/kernel", 2),
-        ("gate/kernel", 2),
-        ("gate", 2),
-        ("moe/gate_proj/kernel", 2),
-        ("moe/up_gate/kernel", 2),
-        ("moe/experts/gate/kernel", 2),
-        ("moe/shared_experts/gate/kernel", 2),
-        ("moe_layers/0/attention/gate/kernel", 2),
-        ("moe/gate", 3),  # One gate for each of the stacked experts.
-        ("amoeba/gate/kernel", 2),
-        ("route/kernel", 2),
-        ("", 2),
+        "mlp/gate/kernel",
+        "gate/kernel",
+        "gate",
+        "moe/gate_proj/kernel",
+        "moe/up_gate_proj/kernel",
+        "moe/experts/gate/kernel",
+        "moe/shared_experts/gate/kernel",
+        "moe_layers/0/attention/gate/kernel",
+        "amoeba/gate/kernel",
+        "route/kernel",
+        "",
     ],
 )
-def test_no_routers(path, ndim):
-    assert not says_router(path, ndim)
+def test_no_routers(path):
+    assert not routers([path])
 
 
-def test_gates_beside_experts():
+def test_a_gate_beside_experts_is_a_router():
     paths = [
         "0/mlp/gate/weight",
         "0/mlp/experts/0/gate/weight",
@@ -140,7 +138,14 @@ def test_gates_beside_experts():
         "1/mlp/gate/weight",
         "1/mlp/up/weight",
     ]
-    assert gates_beside_experts(paths) == {"0/mlp/gate/weight"}
+    assert routers(paths) == {"0/mlp/gate/weight"}
+
+
+@pytest.mark.parametrize("other", ["up_proj/kernel", "down/kernel", "router/kernel"])
+def test_a_gate_beside_what_it_gates_is_none(other):
+    assert "moe/gate/kernel" not in routers(["moe/gate/kernel", f"moe/{other}"])
+    found = routers(["mlp/gate", "mlp/experts/up", f"mlp/{other}"])
+    assert "mlp/gate" not in found
 
 
 @pytest.mark.parametrize(
