@@ -27,8 +27,9 @@ BatchAxesOf = Callable[[str, Any], tuple[int, ...]]
 """The axes of a leaf along which its matrices are stacked, given path and leaf."""
 
 
-Flags = Any
-"""A tree of booleans, one for each matrix or other leaf, with the axes of the leaf."""
+Marks = Any
+"""A tree of numbers, one for each matrix or other leaf, with the axes of the leaf: zero
+where it is finite, and NaN where it is not."""
 
 
 class Across(NamedTuple):
@@ -36,19 +37,19 @@ class Across(NamedTuple):
 
     Attributes:
       shape: the shape of a gradient, given the path and the leaf of the parameter.
-      agree: from flags of this device's gradients to flags of all, equal everywhere.
-      at_gradients: of these, the flags of this device's gradients.
-      at_params: of these, the flags of this device's part of the parameters.
+      agree: from marks of this device's gradients to marks of all, equal everywhere.
+      at_gradients: of these, or of as many flags, those of this device's gradients.
+      at_params: of these, those of this device's part of the parameters.
     """
 
     shape: ShapeOf
-    agree: Callable[[Flags], Flags]
-    at_gradients: Callable[[Flags], Flags]
-    at_params: Callable[[Flags], Flags]
+    agree: Callable[[Marks], Marks]
+    at_gradients: Callable[[Any], Any]
+    at_params: Callable[[Any], Any]
 
 
-def _same(flags: Flags) -> Flags:
-    return flags
+def _same(tree: Any) -> Any:
+    return tree
 
 
 ALONE = Across(own_shape, _same, _same, _same)
@@ -98,20 +99,24 @@ def guard(
     if nonfinite == "off":
         return checked(inner, across.shape)
 
-    def is_good(keys, leaf):
+    def mark(keys, leaf):
         stacked = batch_axes(path_of(keys), leaf)
         one_matrix = tuple(axis for axis in range(leaf.ndim) if axis not in stacked)
         # inf - inf and NaN - NaN are NaN. One sum compiles to half the program, in
         # half the time, that isfinite(leaf).all() does.
-        return jnp.isfinite(jnp.sum(leaf - leaf, axis=one_matrix, keepdims=True))
+        total = jnp.sum(leaf - leaf, axis=one_matrix, keepdims=True)
+        # Of a complex number either part may be NaN.
+        total = jnp.abs(total) if jnp.iscomplexobj(total) else total
+        return total.astype(jnp.float32)
 
     def init(params):
         return GuardState(jnp.zeros([], jnp.int32), inner.init(params))
 
     def update(updates, state, params=None, **extra):
         with jax.named_scope("guard"):
-            good = across.agree(jax.tree_util.tree_map_with_path(is_good, updates))
-            bad, total = _count_bad(jax.tree.leaves(good))
+            marks = across.agree(jax.tree_util.tree_map_with_path(mark, updates))
+            bad, total = _count_bad(jax.tree.leaves(marks))
+            good = jax.tree.map(jnp.isfinite, marks)
             if nonfinite == "skip_step":
                 good = jax.tree.map(lambda _: bad == 0, good)
                 bad = jnp.where(bad == 0, 0, total)
@@ -131,13 +136,15 @@ def stacked_axes(axes: AxesOf) -> BatchAxesOf:
     return lambda path, leaf: axes_at(axes, path, leaf).batch(leaf.ndim)
 
 
-def _count_bad(good: list[jax.Array]) -> tuple[jax.Array, int]:
+def _count_bad(marks: list[jax.Array]) -> tuple[jax.Array, int]:
     """How many matrices are bad, and how many there are."""
-    total = sum(flag.size for flag in good)
-    if not good:
-        return jnp.zeros([], jnp.int32), total
-    numbers = [f.sum(dtype=jnp.int32) if f.size != 1 else f.squeeze() for f in good]
-    return total - jnp.stack(numbers).sum(dtype=jnp.int32), total
+    # One by one they are as many kernels as there are leaves.
+    alone = [mark.squeeze() for mark in marks if mark.size == 1]
+    parts = [mark for mark in marks if mark.size != 1]
+    parts += [jnp.stack(alone)] if alone else []
+    good = [jnp.isfinite(part).sum(dtype=jnp.int32) for part in parts]
+    total = sum(mark.size for mark in marks)
+    return total - sum(good, start=jnp.zeros([], jnp.int32)), total
 
 
 def _zero_unless(good: Any, tree: Any) -> Any:

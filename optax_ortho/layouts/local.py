@@ -26,6 +26,9 @@ from optax_ortho.matrices import (
     unfold,
 )
 
+Numbers = tuple[jax.Array, ...]
+"""0, 1, 2, ..., but the compiler does not know them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Local:
@@ -129,16 +132,20 @@ class Local:
         for i, task in enumerate(tasks):
             shapes = jax.tree.map(lambda x: (x.shape, x.dtype), task)
             groups.setdefault(str(shapes), []).append(i)
-        results = [None] * len(tasks)
-        for members in groups.values():
+        results, numbers = [None] * len(tasks), ()
+        # The longest loop first, for its numbers serve all.
+        for members in sorted(groups.values(), key=len, reverse=True):
             m, n = tasks[members[0]][0].shape[-2:]
             with jax.named_scope(f"matrices_{m}x{n}"):
-                ys = self._run_group(f, [tasks[i] for i in members])
+                some = [tasks[i] for i in members]
+                ys, numbers = self._run_group(f, some, numbers)
             for i, y in zip(members, ys, strict=True):
                 results[i] = y
         return results
 
-    def _run_group(self, f: Callable, tasks: list) -> list:
+    def _run_group(
+        self, f: Callable, tasks: list, numbers: Numbers
+    ) -> tuple[list, Numbers]:
         """One program for tasks of one shape, `batch_bytes` of them at a time."""
         batch, m, n = tasks[0][0].shape
         matrix_bytes = max(m * n * tasks[0][0].dtype.itemsize, 1)
@@ -148,8 +155,8 @@ class Local:
             # No batch axis at all: the products stay plain matrix products.
             matrices = [jax.tree.map(lambda x: x[0], task) for task in tasks]
             loads = [lambda x=x: x for x in matrices]
-            ys = _in_turn(lambda x: f(*x), loads)
-            return jax.tree.map(lambda y: y[None], ys)
+            ys, numbers = _in_turn(lambda x: f(*x), loads, numbers)
+            return jax.tree.map(lambda y: y[None], ys), numbers
         chunks = [
             # The last chunk is filled up with repeats, so that one program serves all.
             [tasks[min(i + j, len(tasks) - 1)] for j in range(per_chunk)]
@@ -160,13 +167,13 @@ class Local:
             return jax.tree.map(lambda *xs: jnp.concatenate(xs), *chunk)
 
         loads = [lambda chunk=chunk: load(chunk) for chunk in chunks]
-        ys = _in_turn(lambda xs: _over_batch(f, xs, at_once), loads)
+        ys, numbers = _in_turn(lambda xs: _over_batch(f, xs, at_once), loads, numbers)
         results = []
         for i in range(len(tasks)):
             chunk, j = divmod(i, per_chunk)
             start = j * batch
             results.append(jax.tree.map(lambda y, s=start: y[s : s + batch], ys[chunk]))
-        return results
+        return results, numbers
 
 
 def local(batch_bytes: int = 2**18) -> Local:
@@ -198,24 +205,33 @@ def local(batch_bytes: int = 2**18) -> Local:
     return Local(batch_bytes)
 
 
-def _in_turn(f: Callable, loads: list[Callable]) -> list:
-    """``[f(load()) for load in loads]``, with ``f`` compiled once."""
+def _in_turn(
+    f: Callable, loads: list[Callable], numbers: Numbers
+) -> tuple[list, Numbers]:
+    """``[f(load()) for load in loads]``, with ``f`` compiled once.
+
+    What reads the stack at an index that the compiler does not know is one program for
+    all. What reads it at 0, 1, 2, ... is compiled as often, which on a CPU takes longer
+    than all the rest, so the indices come from `numbers`, which grow where they must.
+    """
     if len(loads) == 1:
-        return [f(loads[0]())]
+        return [f(loads[0]())], numbers
 
-    def turn(carry, _):
-        i, *order = carry
-        return (i + 1, *order[1:], i), f(lax.switch(i, loads))
+    def turn(i, _):
+        return i + 1, f(lax.switch(i, loads))
 
-    before = (jnp.int32(0),) * (1 + len(loads))
-    (_, *order), stacked = lax.scan(turn, before, length=len(loads))
-    # The loop hands its indices back, in order. What reads the stack at an index that
-    # the compiler does not know is one program for all; what reads it at 0, 1, 2, ...
-    # is compiled as often, which on a CPU takes longer than all the rest.
+    turns, stacked = lax.scan(turn, jnp.int32(0), length=len(loads))
+    if len(numbers) < len(loads):
+        known = tuple(map(jnp.int32, range(len(loads))))
+        # Always the first: but the compiler does not follow a loop to its end.
+        numbers = lax.cond(turns > known[-1], lambda: known, lambda: known[::-1])
     read = functools.partial(
         lax.dynamic_index_in_dim, keepdims=False, allow_negative_indices=False
     )
-    return [jax.tree.map(lambda y, i=i: read(y, i), stacked) for i in order]
+    ys = [
+        jax.tree.map(lambda y, i=i: read(y, i), stacked) for i in numbers[: len(loads)]
+    ]
+    return ys, numbers
 
 
 def _over_batch(f: Callable, xs: Any, at_once: int) -> Any:

@@ -81,14 +81,14 @@ class Owned:
         mesh = self.mesh.shape
         return tuple(n // math.prod(mesh[a] for a in axes) for n, axes in pairs)
 
-    def agree(self, flags: Any) -> Any:
-        """Flags of all matrices that are true where they are on every device.
+    def agree(self, marks: Any) -> Any:
+        """Marks of all matrices: NaN where one is on any device, and zero elsewhere.
 
         Args:
-          flags: a tree of booleans of this device's gradients, with their axes, of
-            length 1 but for those of a stack.
+          marks: a tree of zeros and NaNs, of this device's gradients, with their axes,
+            of length 1 but for those of a stack.
         """
-        keyed, treedef = jax.tree_util.tree_flatten_with_path(flags)
+        keyed, treedef = jax.tree_util.tree_flatten_with_path(marks)
         mesh = self.mesh.shape
         found: list[Any] = [None] * len(keyed)
         together: dict[Axes, list[int]] = {}
@@ -100,12 +100,12 @@ class Owned:
             along = tuple(axis for axis in mesh if axis not in own)
             together.setdefault(along, []).append(i)
         for along, members in together.items():
-            flat = [keyed[i][1].ravel().astype(jnp.int32) for i in members]
-            least = lax.pmin(jnp.concatenate(flat), along) > 0
+            flat = [keyed[i][1].ravel() for i in members]
+            total = lax.psum(jnp.concatenate(flat), along)
             start = 0
             for i in members:
                 keys, x = keyed[i]
-                part = least[start : start + x.size].reshape(x.shape)
+                part = total[start : start + x.size].reshape(x.shape)
                 start += x.size
                 pairs = zip(x.shape, self._kept(path_of(keys)), strict=True)
                 spec = [axes if n > 1 else () for n, axes in pairs]
@@ -113,12 +113,12 @@ class Owned:
         return treedef.unflatten(found)
 
     def at_gradients(self, flags: Any) -> Any:
-        """Of the flags of all matrices, those of the gradients on this device."""
+        """Of marks or flags of all matrices, those of this device's gradients."""
         rest = tuple(a for a in self.mesh.axis_names if a not in self.over)
         return self._on_leaves(part_of, flags, rest)
 
     def at_params(self, flags: Any) -> Any:
-        """Of the flags of all matrices, those of the parameters on this device."""
+        """Of marks or flags of all matrices, those of this device's parameters."""
         return self._on_leaves(part_of, flags, self.mesh.axis_names)
 
     def _kept(self, path: str) -> tuple[Axes, ...]:
