@@ -146,9 +146,14 @@ def _row(histories: Sequence[History], references: dict[int, History]) -> list[s
         f"{statistics.mean(losses):.3f}" if losses else NONE,
         *_to_reference(histories, references),
         f"{1e3 * statistics.median(times):.0f}" if times else NONE,
-        f"{statistics.mean(known):.0%}" if known else NONE,
+        _share(statistics.mean(known)) if known else NONE,
         f"{histories[0].state_bytes / 1e6:.1f}",
     ]
+
+
+def _share(share: float) -> str:
+    # A difference of two medians, so noise may be more than a small optimizer takes.
+    return f"{share:.0%}" if share >= 0.01 else "<1%"
 
 
 def _to_reference(

@@ -308,7 +308,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--width", type=int, default=128)
     add("--heads", type=int, default=4)
     add("--validation", type=int, default=64, help="windows of validation text")
-    add("--validate-every", type=int, default=10, metavar="STEPS")
+    add("--validate-every", type=int, default=4, metavar="STEPS")
     options = parser.parse_args(arguments)
     if "all" in options.optimizers:
         options.optimizers = list(RECIPES)
