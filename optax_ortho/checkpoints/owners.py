@@ -4,6 +4,7 @@
 that is the plan's of one mesh; `layouts.local` keeps them leaf by leaf.
 """
 
+from types import NoneType
 from typing import Any
 
 import jax
@@ -15,7 +16,14 @@ from optax_ortho.layouts import Owned, Sharded
 from optax_ortho.layouts.places import Placement, placement
 from optax_ortho.layouts.placing import is_stacks
 from optax_ortho.layouts.plan import Leaf
-from optax_ortho.layouts.stacks import from_stacks, from_tree, to_stacks, to_tree
+from optax_ortho.layouts.stacks import (
+    from_entries,
+    from_stacks,
+    from_tree,
+    to_entries,
+    to_stacks,
+    to_tree,
+)
 from optax_ortho.matrices import MatrixAxes
 from optax_ortho.optimizers._recipe import Group
 from optax_ortho.recording import recording
@@ -33,7 +41,8 @@ def move_state(
     What is in the stacks of owners goes where the new layout has it, and everything
     else stays as it is. Between meshes: restore on the host or on any one mesh, move,
     and lay out with ``layout.place``. The local and the sharded layout take each
-    other's states, the owned layout those of its own on other meshes.
+    other's states, and so do the sharded and the owned one: between the local and the
+    owned layout a state goes by way of a sharded one.
 
     Args:
       old: the optimizer that the state is of.
@@ -62,10 +71,23 @@ def move_state(
       >>> jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, one.init(params))
       True
     """
-    before, source = _planned(old, params)
-    after, target = _planned(new, params if new_params is None else new_params)
+    before, old_layout, source = _planned(old, params)
+    after, new_layout, target = _planned(
+        new, params if new_params is None else new_params
+    )
+    lies = {type(old_layout), type(new_layout)}
+    # Where an owned layout has stacks, a sharded one has them for what belongs to a
+    # matrix as a whole. A local one has none, and its leaves do not say what they are.
+    if lies == {Owned, NoneType}:
+        raise ValueError(
+            "Between layouts.local and layouts.owned a state needs to go by way of "
+            "layouts.sharded: move it twice."
+        )
+    entries = lies == {Owned, Sharded}
+    read, write = (from_entries, to_entries) if entries else (from_tree, to_tree)
     # Where one has stacks the other has stacks too, or a tree of leaves.
-    some = before if source is not None else after
+    most = Owned if Owned in lies else Sharded
+    some = before if isinstance(old_layout, most) else after
     treedef = jax.tree.structure(some, is_leaf=is_stacks)
     try:
         columns = [treedef.flatten_up_to(tree) for tree in (state, after)]
@@ -73,35 +95,30 @@ def move_state(
         raise ValueError(
             f"The state is not of one optimizer with two layouts: {error}"
         ) from None
+    leaves = next((there.leaves for there in (source, target) if there), ())
     found = []
     for part, like in zip(*columns, strict=True):
         if is_stacks(part) or is_stacks(like):
-            placements: Any = source, target
-            leaves = next(p for p in placements if p is not None).leaves
-            taken = (
-                from_stacks(part, placements[0])
-                if is_stacks(part)
-                else from_tree(part, leaves)
-            )
+            taken = from_stacks(part, source) if is_stacks(part) else read(part, leaves)
             part = (
-                to_stacks(taken, placements[1])
+                to_stacks(taken, target)
                 if is_stacks(like)
-                else to_tree(taken, like, leaves)
+                else write(taken, like, leaves)
             )
         found.append(part)
     return treedef.unflatten(found)
 
 
-def _planned(tx: optax.GradientTransformation, params: Any) -> tuple[Any, Any]:
-    """The shapes of a state, and who owns what in it; None where nobody does."""
+def _planned(tx: optax.GradientTransformation, params: Any) -> tuple[Any, Any, Any]:
+    """The shapes of a state, the layout with owners, and what they own; or None."""
     with recording() as events:
         shapes = jax.eval_shape(lambda params: tx.init(params), params)
     for event in events:
         layout = getattr(event, "layout", None)
         if isinstance(event, Group) and isinstance(layout, Sharded | Owned):
             shards = layout.shards if isinstance(layout, Owned) else layout
-            return shapes, _placement(event, shards)
-    return shapes, None
+            return shapes, layout, _placement(event, shards)
+    return shapes, None, None
 
 
 def _placement(group: Group, shards: Sharded) -> Placement:

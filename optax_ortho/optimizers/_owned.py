@@ -74,8 +74,13 @@ def on_parts(
     """
     if not isinstance(layout, Owned):
         return inner
-    average = optax.stateless(lambda updates, params: layout.average(updates))
-    return optax.chain(average, inner)
+    inner = optax.with_extra_args_support(inner)
+
+    def update(updates, state, params=None, **extra):
+        return inner.update(layout.average(updates), state, params, **extra)
+
+    # With the state of `inner`, which another layout can take as it is.
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def across(layout: Any) -> Across:

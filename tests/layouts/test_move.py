@@ -12,8 +12,16 @@ import optax_ortho
 from optax_ortho import MatrixAxes
 from optax_ortho.checkpoints import move_state
 from optax_ortho.layouts import owned, sharded
+from optax_ortho.layouts.plan import Leaf
+from optax_ortho.layouts.stacks import from_entries
 from tests.layouts import test_owned
-from tests.layouts.test_sharded import ROUNDING, axes, laid_out
+from tests.layouts.test_sharded import (
+    RECIPES,
+    ROUNDING,
+    WITH_STATE,
+    axes,
+    laid_out,
+)
 
 LEAVES = ("wide_0", "tall_0", "stack", "experts", "fused")
 
@@ -82,6 +90,66 @@ def test_momentum_of_owners_moves_to_another_mesh():
     _, expected = one.update(means, one.init(host), host)
     expected, _ = one.update(means, expected, host)
     test_owned.assert_same(found, [expected], ROUNDING)
+
+
+# Trees of one another's: fused, unfolded, of a stack, and of a scan along axis 1.
+MOVED = ("wide_0", "stack", "conv", "fused", "scanned", "bias")
+AXES = test_owned.AXES | {"scanned": MatrixAxes((0,), (2,))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES + WITH_STATE)
+def test_between_owners_that_keep_all_and_owners_that_are_sent_it(recipe):
+    mesh, params, host, parts, over = test_owned.laid_out("fsdp")
+    shards = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
+    host["scanned"] = np.random.default_rng(1).normal(size=(8, 3, 6)).astype("f")
+    params["scanned"] = jax.device_put(host["scanned"], shards)
+    params = {k: params[k] for k in MOVED}
+    mean = {k: np.flip(host[k]) + 0.1 for k in MOVED}
+    factory = functools.partial(
+        getattr(optax_ortho, recipe),
+        0.1,
+        labels=lambda path, leaf: AXES.get(path, MatrixAxes()),
+    )
+    layouts = sharded(params, jnp.float32), owned(params, over, jnp.float32)
+    sent, kept = (factory(layout=layout) for layout in layouts)
+    gradient = lies_as(mean, params)
+    step = jax.jit(sent.update)
+    states = [sent.init(params)]
+    for _ in range(3):
+        expected, state = step(gradient, states[-1], params)
+        states.append(state)
+
+    state = move_state(sent, kept, params, jax.device_get(states[1]))
+    state = layouts[1].place(state)
+    means = [mean] * len(parts)
+    _, state, _ = test_owned.on_owners(
+        kept, layouts[1], mesh, params, means, steps=1, state=state
+    )
+    state = move_state(kept, sent, params, jax.device_get(state))
+    jax.tree.map(
+        lambda x, s: np.testing.assert_equal(x.dtype, s.dtype), state, states[2]
+    )
+    found, _ = step(gradient, layouts[0].place(state), params)
+    test_owned.assert_same([jax.device_get(found)], [expected], ROUNDING)
+
+
+def test_owners_that_keep_all_are_reached_by_way_of_a_sharded_layout():
+    _, params, *_, over = test_owned.laid_out("fsdp")
+    one, many = test_owned.muon(), test_owned.muon(owned(params, over))
+    for old, new in ((one, many), (many, one)):
+        with pytest.raises(ValueError, match="by way of layouts.sharded"):
+            move_state(old, new, params, None)
+
+
+def test_states_that_could_lie_in_two_ways_are_refused():
+    """Of a scan along the middle axis, as long as the rows: rows, or columns?"""
+    for length, state in ((4, (4, 4)), (3, (5, 3))):
+        shape = (4, length, 4)
+        axes = MatrixAxes((0,), (2,)).resolve(shape)
+        leaf = Leaf("scanned", shape, axes, ((),) * 3, ("float32",))
+        with pytest.raises(ValueError, match="either entries, rows or columns"):
+            from_entries({"scanned": jnp.ones(state)}, [leaf])
 
 
 def test_states_of_two_optimizers_are_refused():
