@@ -4,8 +4,7 @@
 that is the plan's of one mesh; `layouts.local` keeps them leaf by leaf.
 """
 
-from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -20,11 +19,13 @@ from optax_ortho.layouts.stacks import (
     from_entries,
     from_stacks,
     from_tree,
+    is_of_entries,
     to_entries,
     to_stacks,
     to_tree,
 )
 from optax_ortho.matrices import MatrixAxes
+from optax_ortho.optimizers._owned import AllOnOwners
 from optax_ortho.optimizers._recipe import Group
 from optax_ortho.recording import recording
 
@@ -40,9 +41,7 @@ def move_state(
 
     What is in the stacks of owners goes where the new layout has it, and everything
     else stays as it is. Between meshes: restore on the host or on any one mesh, move,
-    and lay out with ``layout.place``. The local and the sharded layout take each
-    other's states, and so do the sharded and the owned one: between the local and the
-    owned layout a state goes by way of a sharded one.
+    and lay out with ``layout.place``. All layouts take each other's states.
 
     Args:
       old: the optimizer that the state is of.
@@ -71,54 +70,64 @@ def move_state(
       >>> jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, one.init(params))
       True
     """
-    before, old_layout, source = _planned(old, params)
-    after, new_layout, target = _planned(
-        new, params if new_params is None else new_params
-    )
-    lies = {type(old_layout), type(new_layout)}
-    # Where an owned layout has stacks, a sharded one has them for what belongs to a
-    # matrix as a whole. A local one has none, and its leaves do not say what they are.
-    if lies == {Owned, NoneType}:
-        raise ValueError(
-            "Between layouts.local and layouts.owned a state needs to go by way of "
-            "layouts.sharded: move it twice."
-        )
-    entries = lies == {Owned, Sharded}
-    read, write = (from_entries, to_entries) if entries else (from_tree, to_tree)
+    before, source = _planned(old, params)
+    after, target = _planned(new, params if new_params is None else new_params)
     # Where one has stacks the other has stacks too, or a tree of leaves.
-    most = Owned if Owned in lies else Sharded
-    some = before if isinstance(old_layout, most) else after
-    treedef = jax.tree.structure(some, is_leaf=is_stacks)
+    treedef = jax.tree.structure(max(before, after, key=_stacks), is_leaf=is_stacks)
     try:
         columns = [treedef.flatten_up_to(tree) for tree in (state, after)]
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"The state is not of one optimizer with two layouts: {error}"
         ) from None
-    leaves = next((there.leaves for there in (source, target) if there), ())
     found = []
     for part, like in zip(*columns, strict=True):
-        if is_stacks(part) or is_stacks(like):
-            taken = from_stacks(part, source) if is_stacks(part) else read(part, leaves)
-            part = (
-                to_stacks(taken, target)
-                if is_stacks(like)
-                else write(taken, like, leaves)
+        if is_stacks(part) and is_stacks(like):
+            part = to_stacks(from_stacks(part, source.rows), target.rows)
+        elif is_stacks(part):
+            back = to_entries if _is_of_entries(like, part, source, target) else to_tree
+            part = back(from_stacks(part, source.rows), like, source.rows.leaves)
+        elif is_stacks(like):
+            read = (
+                from_entries
+                if _is_of_entries(part, like, target, source)
+                else from_tree
             )
+            part = to_stacks(read(part, target.rows.leaves), target.rows)
         found.append(part)
     return treedef.unflatten(found)
 
 
-def _planned(tx: optax.GradientTransformation, params: Any) -> tuple[Any, Any, Any]:
-    """The shapes of a state, the layout with owners, and what they own; or None."""
+class _Owners(NamedTuple):
+    """Who owns what, and whether momenta too lie with owners."""
+
+    rows: Placement
+    keep_all: bool
+
+
+def _stacks(state: Any) -> int:
+    """How much of a state is in stacks."""
+    return sum(map(is_stacks, jax.tree.leaves(state, is_leaf=is_stacks)))
+
+
+def _is_of_entries(tree: Any, stacks: Any, there: _Owners, here: Any) -> bool:
+    """Whether a tree, in the place of which owners have stacks, is like a momentum."""
+    if here is not None:
+        return True  # What belongs to a matrix as a whole is in stacks here too.
+    return there.keep_all and is_of_entries(tree, stacks, there.rows)
+
+
+def _planned(tx: optax.GradientTransformation, params: Any) -> tuple[Any, Any]:
+    """The shapes of a state, and its `_Owners`; None if there are none."""
     with recording() as events:
         shapes = jax.eval_shape(lambda params: tx.init(params), params)
+    keep_all = any(isinstance(event, AllOnOwners) for event in events)
     for event in events:
         layout = getattr(event, "layout", None)
         if isinstance(event, Group) and isinstance(layout, Sharded | Owned):
             shards = layout.shards if isinstance(layout, Owned) else layout
-            return shapes, layout, _placement(event, shards)
-    return shapes, None, None
+            return shapes, _Owners(_placement(event, shards), keep_all)
+    return shapes, None
 
 
 def _placement(group: Group, shards: Sharded) -> Placement:

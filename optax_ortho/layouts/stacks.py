@@ -126,6 +126,48 @@ def to_entries(matrices: Matrices, like: Any, leaves: Sequence[Leaf]) -> Any:
     return jax.tree.map(lambda x, s: x.astype(s.dtype), treedef.unflatten(found), like)
 
 
+def is_of_entries(tree: Any, stacks: Mapping[str, Any], placement: Placement) -> bool:
+    """Whether a tree has what belongs to entries, rows or columns of matrices.
+
+    Args:
+      tree: with what belongs to a leaf in its place, or the shapes.
+      stacks: the same of all owners, or the shapes.
+      placement: of these stacks.
+
+    Raises:
+      ValueError: it may be either, and would be read in two ways.
+    """
+    by_path = {leaf.path: leaf for leaf in placement.leaves}
+    sizes = {
+        (placement.leaves[place.leaf].path, place.block): stacks[name].shape[1:]
+        for name, places in placement.rows.items()
+        for place in places
+        if place is not None
+    }
+    whole, entries, alike = True, True, True
+    for path, one in _by_leaf(tree, placement.leaves)[0]:
+        leaf = by_path[path]
+        front = [leaf.shape[axis] for axis in leaf.axes.batch(len(leaf.shape))]
+        try:
+            orders = list(_orders(one, leaf))
+        except ValueError:
+            return False
+        for i, (shape, (order, behind)) in enumerate(
+            zip(_shapes(one, leaf), orders, strict=True)
+        ):
+            size = sizes[path, i]
+            whole &= tuple(shape) == (*front, *size)
+            entries &= tuple(behind) == size
+            alike &= order == sorted(order)
+    if whole and entries and not alike:
+        raise ValueError(
+            "All matrices are square, and some lie as (out, in): a state of this shape "
+            "may belong to their entries or to one side. Move the state between meshes "
+            "instead of to layouts.local()."
+        )
+    return entries
+
+
 def _shapes(one: Any, leaf: Leaf) -> Sequence[Sequence[int]]:
     """Of the blocks of what is in a leaf's place."""
     if isinstance(one, tuple):

@@ -4,19 +4,27 @@ The direction of the matrices runs on the stacks of each owner. All else that a 
 has, rates, decay and the other groups, runs on each device's part of the parameters.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
+from jax.sharding import PartitionSpec
 
 from optax_ortho import layouts
 from optax_ortho.guard import ALONE, Across
-from optax_ortho.layouts import Owned
+from optax_ortho.layouts import Owned, Sharded
+from optax_ortho.layouts.work import narrowed
 from optax_ortho.matrices import AxesOf, last_two, path_of
+from optax_ortho.orthogonalizers.transform import Orthogonalized
 from optax_ortho.recording import record, recording
 
 Direction = Callable[[AxesOf, Any], optax.GradientTransformation]
+
+
+class AllOnOwners(NamedTuple):
+    """Recorded by a direction of which all of the state lies with owners."""
 
 
 def on_owners(
@@ -48,6 +56,7 @@ def on_owners(
             jax.eval_shape(direction(axes, layouts.local()).init, shapes)
         for event in said:
             record(event._replace(layout=layout))
+        record(AllOnOwners())
         return state
 
     def update(updates, state, params=None, **extra):
@@ -61,6 +70,63 @@ def on_owners(
         return owners.leave(stacks), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def all_on_owners(
+    direction: Direction, axes: AxesOf, layout: Any
+) -> optax.GradientTransformationExtraArgs:
+    """A direction whose whole state lies with owners: one exchange in, and one out.
+
+    For a direction of several stages that would each send its matrices there and back.
+    Of layouts other than `Sharded`, and where a device is one of several slices or of a
+    `jax.pmap`, it is ``direction(axes, layout)``.
+
+    Args:
+      direction: makes a direction from the axes of a leaf and a layout; what it does to
+        one matrix may not depend on another.
+      axes: the `MatrixAxes` of a leaf, from its path and the leaf.
+      layout: of the matrices.
+    """
+    if not isinstance(layout, Sharded) or layout.params is None or layout.dcn:
+        return optax.with_extra_args_support(direction(axes, layout))
+    inner = on_owners(direction, _unscaled(axes), Owned(layout, over=()))
+
+    def init(params):
+        with recording() as said:
+            state = inner.init(params)
+        for event in said:
+            told = isinstance(event, Orthogonalized)
+            record(event._replace(layout=layout) if told else event)
+        return state
+
+    def update(updates, state, params=None, **extra):
+        del params, extra
+        wire = jax.tree.map(
+            lambda x: x.astype(narrowed([x.dtype], layout.wire_dtype)), updates
+        )
+        specs = (
+            jax.tree_util.tree_map_with_path(
+                lambda keys, x: PartitionSpec(*layout.spec(path_of(keys))), updates
+            ),
+            layout.specs(state),
+        )
+        found, state = layout.on_mesh(inner.update, specs, specs)(wire, state)
+        return jax.tree.map(lambda y, x: y.astype(x.dtype), found, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _unscaled(axes: AxesOf) -> AxesOf:
+    """Without the scales of blocks, which the stages behind a direction apply."""
+
+    def unscaled(path, leaf):
+        one = axes(path, leaf)
+        if one.split is None:
+            return one
+        split = dataclasses.replace(one.split, scales=None)
+        return dataclasses.replace(one, split=split)
+
+    return unscaled
 
 
 def on_parts(

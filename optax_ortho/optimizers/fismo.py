@@ -51,6 +51,7 @@ from optax_ortho.guard import guard, stacked_axes
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import ema
 from optax_ortho.optimizers._arguments import Common, recipe
+from optax_ortho.optimizers._owned import all_on_owners
 from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import orthogonalize
 from optax_ortho.trust_region import ShapeFactor, normalized
@@ -90,7 +91,8 @@ def scale_by_fismo(
       inverse_root: how ``P^(-1/2)`` is found, in float32; None is `bases.Eigh`, and
         `bases.NewtonRoot` needs products alone.
       momentum: another momentum, inside the basis; `beta` and `mu_dtype` are then its
-        own affair.
+        own affair. Under `layouts.sharded` M lies with the owners of matrices, and
+        another one with the parameters: it may couple matrices, and has to be sent.
       orthogonalizer: what orthogonalizes M; None is `Auto`.
       normalize: a third stage; FISMO has none.
       trust_region: another scale, a `ShapeFactor` or a whole fourth stage; None is
@@ -116,24 +118,32 @@ def scale_by_fismo(
       (4, 6)
     """
     refuse_array("mu_dtype", mu_dtype)
-    if momentum is None:
-        momentum = ema(beta, mu_dtype)
+    # Another momentum may couple matrices, and stays where it sees all of them.
+    on_owners = momentum is None
+    momentum = ema(beta, mu_dtype) if momentum is None else momentum
     if trust_region is None:
         trust_region = normalized("matrix", target_rms=0.2, axes=axes)
-    basis = whitening(
-        gamma,
-        mu,
-        normalize_stats=normalize_stats,
-        update_every=update_every,
-        max_dim=max_dim,
-        inverse_root=inverse_root,
-        axes=axes,
-        layout=layout,
-    )
-    inside = optax.chain(momentum, orthogonalize(orthogonalizer, axes, layout))
+
+    def in_basis(axes, layout):
+        basis = whitening(
+            gamma,
+            mu,
+            normalize_stats=normalize_stats,
+            update_every=update_every,
+            max_dim=max_dim,
+            inverse_root=inverse_root,
+            axes=axes,
+            layout=layout,
+        )
+        inside = optax.chain(momentum, orthogonalize(orthogonalizer, axes, layout))
+        # The dtype inside is float32.
+        return keep_dtypes(in_frame(basis, inside))
+
     direction = ortho_chain(
-        # Stages 1 and 2 are both in the basis; the dtype inside is float32.
-        orthogonalize=keep_dtypes(in_frame(basis, inside)),
+        # Stages 1 and 2 are both in the basis.
+        orthogonalize=all_on_owners(in_basis, axes, layout)
+        if on_owners
+        else in_basis(axes, layout),
         normalize=normalize,
         trust_region=as_stage(trust_region, axes),
     )

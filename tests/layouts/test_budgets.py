@@ -8,7 +8,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 import optax_ortho
 from benchmarks.aot.contenders import a_matrix, contrib_muon
@@ -46,6 +46,32 @@ def test_each_matrix_goes_to_its_owner_and_back(sharding):
     # The flags of the guard.
     assert set(found.wire_mb) == {"all-to-all", "all-reduce"}
     assert found.wire_mb["all-reduce"] < 0.01 * found.wire_mb["all-to-all"]
+
+
+@pytest.mark.slow
+@every_mesh
+@pytest.mark.parametrize("recipe", ["normuon", "namo_d", "aro", "dion", "fismo"])
+def test_every_optimizer_sends_each_matrix_once(recipe, sharding):
+    shape, names = MESHES[sharding]
+    mesh = Mesh(np.array(jax.devices()).reshape(shape), names)
+    params = tree("scanned", mesh, sharding, layers=8, width=64)
+    layout = sharded(params)
+    # In its other steps, where it reads all of its state.
+    rare = {"update_every": 10} if recipe == "fismo" else {}
+    tx = getattr(optax_ortho, recipe)(0.1, labels=a_matrix, layout=layout, **rare)
+    state = jax.eval_shape(tx.init, params)
+    state = jax.tree.map(
+        lambda x, spec: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
+        ),
+        state,
+        layout.specs(state),
+    )
+    found = measure(tx, params, "cpu", state=state).wire_mb
+    once = floor(params, 4).wire / 1e6
+    assert found["all-to-all"] == pytest.approx(once)
+    # Norms of rows and columns, and the marks of the guard.
+    assert sum(found.values()) < 1.15 * once
 
 
 @every_mesh

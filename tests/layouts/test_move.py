@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +13,9 @@ import optax_ortho
 from optax_ortho import MatrixAxes
 from optax_ortho.checkpoints import move_state
 from optax_ortho.layouts import owned, sharded
+from optax_ortho.layouts.places import Place, Placement
 from optax_ortho.layouts.plan import Leaf
-from optax_ortho.layouts.stacks import from_entries
+from optax_ortho.layouts.stacks import from_entries, is_of_entries
 from tests.layouts import test_owned
 from tests.layouts.test_sharded import (
     RECIPES,
@@ -99,47 +101,39 @@ AXES = test_owned.AXES | {"scanned": MatrixAxes((0,), (2,))}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES + WITH_STATE)
-def test_between_owners_that_keep_all_and_owners_that_are_sent_it(recipe):
+def test_through_all_layouts(recipe):
     mesh, params, host, parts, over = test_owned.laid_out("fsdp")
     shards = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
     host["scanned"] = np.random.default_rng(1).normal(size=(8, 3, 6)).astype("f")
     params["scanned"] = jax.device_put(host["scanned"], shards)
-    params = {k: params[k] for k in MOVED}
-    mean = {k: np.flip(host[k]) + 0.1 for k in MOVED}
+    params, host = ({k: x[k] for k in MOVED} for x in (params, host))
+    mean = {k: np.flip(x) + 0.1 for k, x in host.items()}
     factory = functools.partial(
         getattr(optax_ortho, recipe),
         0.1,
         labels=lambda path, leaf: AXES.get(path, MatrixAxes()),
     )
     layouts = sharded(params, jnp.float32), owned(params, over, jnp.float32)
-    sent, kept = (factory(layout=layout) for layout in layouts)
-    gradient = lies_as(mean, params)
-    step = jax.jit(sent.update)
-    states = [sent.init(params)]
-    for _ in range(3):
-        expected, state = step(gradient, states[-1], params)
+    one, (sent, kept) = factory(), (factory(layout=layout) for layout in layouts)
+    alone = jax.jit(one.update)
+    expected, states = [], [one.init(host)]
+    for _ in range(4):
+        updates, state = alone(mean, states[-1], host)
+        expected.append(updates)
         states.append(state)
 
-    state = move_state(sent, kept, params, jax.device_get(states[1]))
-    state = layouts[1].place(state)
-    means = [mean] * len(parts)
-    _, state, _ = test_owned.on_owners(
-        kept, layouts[1], mesh, params, means, steps=1, state=state
+    moved = move_state(one, kept, params, jax.device_get(states[1]))
+    moved = layouts[1].place(moved)
+    second, state, _ = test_owned.on_owners(
+        kept, layouts[1], mesh, params, [mean] * len(parts), steps=1, state=moved
     )
-    state = move_state(kept, sent, params, jax.device_get(state))
-    jax.tree.map(
-        lambda x, s: np.testing.assert_equal(x.dtype, s.dtype), state, states[2]
-    )
-    found, _ = step(gradient, layouts[0].place(state), params)
-    test_owned.assert_same([jax.device_get(found)], [expected], ROUNDING)
-
-
-def test_owners_that_keep_all_are_reached_by_way_of_a_sharded_layout():
-    _, params, *_, over = test_owned.laid_out("fsdp")
-    one, many = test_owned.muon(), test_owned.muon(owned(params, over))
-    for old, new in ((one, many), (many, one)):
-        with pytest.raises(ValueError, match="by way of layouts.sharded"):
-            move_state(old, new, params, None)
+    moved = layouts[0].place(move_state(kept, sent, params, jax.device_get(state)))
+    third, state = jax.jit(sent.update)(lies_as(mean, params), moved, params)
+    moved = move_state(sent, one, params, jax.device_get(state))
+    chex.assert_trees_all_equal_shapes_and_dtypes(moved, states[3])
+    fourth, _ = alone(mean, moved, host)
+    found = [*second, jax.device_get(third), fourth]
+    test_owned.assert_same(found, expected[1:], ROUNDING)
 
 
 def test_states_that_could_lie_in_two_ways_are_refused():
@@ -150,6 +144,16 @@ def test_states_that_could_lie_in_two_ways_are_refused():
         leaf = Leaf("scanned", shape, axes, ((),) * 3, ("float32",))
         with pytest.raises(ValueError, match="either entries, rows or columns"):
             from_entries({"scanned": jnp.ones(state)}, [leaf])
+
+
+def test_a_state_that_may_belong_to_a_side_is_refused():
+    """Square matrices that lie as (out, in): a momentum, or a factor of one side?"""
+    axes = MatrixAxes((1,), (0,)).resolve((4, 4))
+    leaf = Leaf("kernel", (4, 4), axes, ((),) * 2, ("float32",))
+    there = Placement((leaf,), {"4x4": [Place(0, 0, 0)]})
+    tree, stacks = {"kernel": jnp.ones((4, 4))}, {"4x4": jnp.ones((1, 4, 4))}
+    with pytest.raises(ValueError, match="to their entries or to one side"):
+        is_of_entries(tree, stacks, there)
 
 
 def test_states_of_two_optimizers_are_refused():

@@ -1,5 +1,6 @@
 """The sharded layout gives what one device gives, on every mesh."""
 
+import dataclasses
 import functools
 
 import jax
@@ -228,6 +229,20 @@ def test_every_optimizer(recipe, name, wire):
         np.testing.assert_allclose(
             np.asarray(found[k]), x, rtol=0, atol=tolerance, err_msg=k
         )
+
+
+@pytest.mark.slow
+def test_blocks_have_their_scales_where_all_of_a_state_lies_with_owners():
+    tree, host = ({"fused": x["fused"]} for x in laid_out("fsdp", AxisType.Auto))
+    split = dataclasses.replace(AXES["fused"].split, scales=(2.0, 1.0, 0.5))
+    scaled = dataclasses.replace(AXES["fused"], split=split)
+
+    def update(layout, params):
+        tx = optax_ortho.fismo(0.1, labels={"fused": scaled}, layout=layout)
+        return jax.jit(tx.update)(params, tx.init(params), params)[0]
+
+    found, expected = update(sharded(tree, jnp.float32), tree), update(None, host)
+    assert_equal_trees(found, expected, ROUNDING)
 
 
 @KINDS
