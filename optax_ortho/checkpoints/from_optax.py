@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_ortho.chain import OrthoState
+from optax_ortho.layouts.placing import is_stacks
 from optax_ortho.matrices import path_of
 from optax_ortho.normalizers.moment_norm import MomentNormState
 from optax_ortho.optimizers._recipe import RecipeState
@@ -41,7 +42,7 @@ def from_optax(
 
     Raises:
       ValueError: `state` holds no momentum of a leaf that needs one, or one of another
-        shape; the message names it.
+        shape; the message names it. Or `tx` keeps momenta with owners.
 
     Examples:
       >>> import optax_ortho
@@ -84,6 +85,11 @@ def from_optax(
         fields = getattr(node, "_fields", ())
         if fields:
             new = {name: walk(getattr(node, name)) for name in fields}
+            if "mu" in new and is_stacks(new["mu"]):
+                raise ValueError(
+                    "The momentum lies with the owners of matrices: it needs to be "
+                    "taken over with layouts.local(), and moved with move_state."
+                )
             if "mu" in new:
                 new["mu"] = taken(new["mu"], mu, "mu", momentum_scale)
             if "count" in new and ("mu" in new or isinstance(node, COUNTING)):
@@ -103,12 +109,17 @@ def _leaves(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def _by_path(state: Any, field: str) -> dict[str, Any]:
-    """The leaves below every field of a name, by their path in the parameters."""
+    """The leaves below every field of a name, by their path in the parameters.
+
+    A state that was restored without its classes has keys in the place of fields. What
+    comes first is the field: a parameter may have such a name too.
+    """
     found = {}
     for keys, leaf in _leaves(state):
-        names = [getattr(key, "name", None) for key in keys]
-        if field in names:
-            found[path_of(keys[names.index(field) + 1 :])] = leaf
+        names = [getattr(key, "name", getattr(key, "key", None)) for key in keys]
+        first = next((i for i, name in enumerate(names) if name in ("mu", "nu")), None)
+        if first is not None and names[first] == field:
+            found[path_of(keys[first + 1 :])] = leaf
     return found
 
 

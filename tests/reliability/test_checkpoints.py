@@ -1,10 +1,13 @@
 """States that are converted: from Optax's optimizers, and between layers."""
 
+import chex
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import optax_ortho
 from optax_ortho import checkpoints, momentum
@@ -61,6 +64,29 @@ def test_training_of_adamw_goes_on():
     assert optax_ortho.diagnostics(new)["steps"] == 7
     mu = optax.tree.get(converted, "momentum").mu
     assert_close(mu["up"]["kernel"], state[0].mu["up"]["kernel"], 0, "the momentum")
+
+
+def test_a_state_that_was_restored_as_plain_dictionaries_goes_on():
+    """Also with a parameter that is named like a momentum."""
+    params = {"mu": PARAMS["up"], "nu": PARAMS["dense"]}
+    theirs = optax.adamw(0.1)
+    _, state = theirs.update(params, theirs.init(params), params)
+    tx = optax_ortho.muon(0.1, labels=lambda path, leaf: "vector")
+    plain = flax.serialization.to_state_dict(state)
+    found, expected = (checkpoints.from_optax(tx, params, s) for s in (plain, state))
+    chex.assert_trees_all_equal(found, expected)
+    moments = [x for x in jax.tree.leaves(found) if jnp.ndim(x) > 0]
+    assert len(moments) == len(jax.tree.leaves((state[0].mu, state[0].nu)))
+    for x in jax.tree.leaves(state[0].nu):
+        assert any(np.array_equal(x, y) for y in moments)
+
+
+def test_momenta_that_lie_with_owners_are_refused():
+    shards = jax.sharding.NamedSharding(jax.make_mesh((1,), ("d",)), P("d"))
+    params = {"kernel": jax.device_put(jnp.ones((4, 6)), shards)}
+    tx = optax_ortho.fismo(0.1, layout=optax_ortho.layouts.sharded(params))
+    with pytest.raises(ValueError, match="with layouts.local.., and moved"):
+        checkpoints.from_optax(tx, params, optax.adamw(0.1).init(params))
 
 
 def test_a_schedule_goes_on():
