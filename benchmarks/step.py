@@ -4,6 +4,7 @@
     python -m benchmarks.step --layers 24 --repeats 1
     python -m benchmarks.step --optimizers muon normuon namo root
     python -m benchmarks.step --optimizers contrib_muon muon torch_muon
+    OPENBLAS_NUM_THREADS=1 python -m benchmarks.step --optimizers all
 
 The tree is GPT-2's hidden matrices: a fused QKV, a projection and two MLP kernels a
 layer. All optimizers get the same gradients, with labels made by hand. They take turns,
@@ -11,7 +12,8 @@ so that whatever else the machine does slows them alike; the step time is the le
 all turns. They are compiled in turns as well, three times each, and the least counts:
 the first compilation of a process takes longer, whoever is first. Compile time is that
 of XLA alone, tracing stands beside it. In brackets: the ratio to the first optimizer.
-`peers` are shown where they are installed.
+LAPACK's threads spin after a QR or an eigendecomposition, into the next one's turn: one
+thread is fair to all. `peers` are shown where they are installed.
 """
 
 import argparse
