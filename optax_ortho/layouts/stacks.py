@@ -161,9 +161,9 @@ def is_of_entries(tree: Any, stacks: Mapping[str, Any], placement: Placement) ->
             alike &= order == sorted(order)
     if whole and entries and not alike:
         raise ValueError(
-            "All matrices are square, and some lie as (out, in): a state of this shape "
-            "may belong to their entries or to one side. Move the state between meshes "
-            "instead of to layouts.local()."
+            f"The state of {sorted(by_path)[0]!r} and all others must be of entries or "
+            "of one side, but may be either: all matrices are square, and one lies as "
+            "(out, in). Move it to a mesh instead of to layouts.local()."
         )
     return entries
 

@@ -143,6 +143,7 @@ def test_factors_stay_with_their_owner():
         assert x.sharding.spec == P(("d",)) and len(x) % 8 == 0
 
 
+@pytest.mark.slow
 def test_replicas_share_the_work():
     _, host, _ = laid_out("fsdp", AxisType.Auto)
     _, here = steps_of("fsdp", AxisType.Auto, 2)
