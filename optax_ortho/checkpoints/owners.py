@@ -12,18 +12,11 @@ import optax
 from optax_ortho.kronecker.forms import WITH_BIAS
 from optax_ortho.kronecker.layers import RowAxes, parent_of
 from optax_ortho.layouts import Owned, Sharded
+from optax_ortho.layouts.entries import from_entries, is_of_entries, to_entries
 from optax_ortho.layouts.places import Placement, placement
 from optax_ortho.layouts.placing import is_stacks
 from optax_ortho.layouts.plan import Leaf
-from optax_ortho.layouts.stacks import (
-    from_entries,
-    from_stacks,
-    from_tree,
-    is_of_entries,
-    to_entries,
-    to_stacks,
-    to_tree,
-)
+from optax_ortho.layouts.stacks import from_stacks, from_tree, to_stacks, to_tree
 from optax_ortho.matrices import MatrixAxes
 from optax_ortho.optimizers._owned import AllOnOwners
 from optax_ortho.optimizers._recipe import Group

@@ -13,9 +13,9 @@ import optax_ortho
 from optax_ortho import MatrixAxes
 from optax_ortho.checkpoints import move_state
 from optax_ortho.layouts import owned, sharded
+from optax_ortho.layouts.entries import from_entries, is_of_entries
 from optax_ortho.layouts.places import Place, Placement
 from optax_ortho.layouts.plan import Leaf
-from optax_ortho.layouts.stacks import from_entries, is_of_entries
 from tests.layouts import test_owned
 from tests.layouts.test_sharded import (
     RECIPES,
