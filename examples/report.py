@@ -46,8 +46,9 @@ def table(histories: Sequence[History]) -> Table:
     """One row an optimizer; with several seeds, their means."""
     result = Table(
         title=f"After {_steps(histories)} steps of each",
-        caption="In brackets: the fraction of AdamW's own. Seconds are of training "
-        "only; apart from them, compiling took " + _compile_times(histories),
+        caption="In brackets: the fraction of AdamW's own. The optimizer's share is of "
+        "a step's time. Seconds are of training only; apart from them, compiling took "
+        + _compile_times(histories),
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
@@ -57,11 +58,11 @@ def table(histories: Sequence[History]) -> Table:
     result.add_column("\n\noptimizer", no_wrap=True)
     for heading in (
         "\npeak\nrate",
-        "\nvalid.\nloss",
+        "\nval.\nloss",
         "steps to\nAdamW's\nloss",
         "seconds to\nAdamW's\nloss",
         "\nms a\nstep",
-        "opt.'s\nshare of\nstep",
+        "\nopt.'s\nshare",
         "\nstate\nMB",
     ):
         result.add_column(heading, justify="right", no_wrap=True)
@@ -121,9 +122,11 @@ def _steps(histories: Sequence[History]) -> int:
 
 
 def _compile_times(histories: Sequence[History]) -> str:
+    # All seeds share one compiled step, which the first of them has waited for.
+    first = {history.name: history for history in reversed(histories)}
     return ", ".join(
-        f"{history.compile_seconds:.1f} s ({history.name}, seed {history.seed})"
-        for history in histories
+        f"{history.compile_seconds:.1f} s ({history.name})"
+        for history in reversed(first.values())
     )
 
 
