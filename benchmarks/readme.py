@@ -19,6 +19,8 @@ NAMES = {
     ("gpt2", "v5e:2x4/replicated"): "GPT-2 124M, replicated on 8",
     ("llama", "v5e:2x4/fsdp"): "Llama 3.2 1B, FSDP over 8",
     ("llama", "v5e:2x4/fsdp_tp"): "Llama 3.2 1B, FSDP 4 x tensor 2",
+    ("moe", "v5e:2x4/fsdp"): "GPT-2, 8 experts a layer, FSDP over 8",
+    ("moe", "v5e:2x4/fsdp_tp"): "GPT-2, 8 experts a layer, FSDP 4 x tensor 2",
 }
 
 
