@@ -123,11 +123,10 @@ def _steps(histories: Sequence[History]) -> int:
 
 def _compile_times(histories: Sequence[History]) -> str:
     # All seeds share one compiled step, which the first of them has waited for.
-    first = {history.name: history for history in reversed(histories)}
-    return ", ".join(
-        f"{history.compile_seconds:.1f} s ({history.name})"
-        for history in reversed(first.values())
-    )
+    first: dict[str, float] = {}
+    for history in histories:
+        first.setdefault(history.name, history.compile_seconds)
+    return ", ".join(f"{seconds:.1f} s ({name})" for name, seconds in first.items())
 
 
 def _references(histories: Sequence[History]) -> dict[int, History]:

@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from benchmarks.aot.cost import cost
 from benchmarks.aot.floors import shard_bytes
+from optax_ortho.layouts.parameters import places_of
+from optax_ortho.layouts.placing import specs_of
 
 
 class Figures(NamedTuple):
@@ -42,9 +44,7 @@ class Figures(NamedTuple):
     compile_cpu_s: float
 
 
-def measure(
-    tx: optax.GradientTransformation, params: Any, platform: str, state: Any = None
-) -> Figures:
+def measure(tx: optax.GradientTransformation, params: Any, platform: str) -> Figures:
     """The cost of ``update`` and ``apply_updates``, gradients being arguments.
 
     State and parameters are donated, and come out in the order in which they went in:
@@ -54,7 +54,6 @@ def measure(
       tx: the optimizer.
       params: shapes with `NamedSharding`.
       platform: "tpu", "cuda" or "cpu".
-      state: the state's shapes with theirs; None is `state_like`.
 
     Returns:
       The figures, identical in every run but for the compiler's time.
@@ -63,7 +62,7 @@ def measure(
       RuntimeError: the program leaves an argument unread. Work that is missing would
         look like a record.
     """
-    state = state_like(tx, params) if state is None else state
+    state = state_like(tx, params)
 
     def step(gradients, state, params):
         updates, state = tx.update(gradients, state, params)
@@ -110,25 +109,13 @@ def refuse_unread(arguments: Any, found: int) -> None:
 
 
 def state_like(tx: optax.GradientTransformation, params: Any) -> Any:
-    """The state's shapes: a leaf of a parameter's path and shape lies as it does."""
-    leaves = {_path(keys): leaf for keys, leaf in _flatten(params)}
-    mesh = next(iter(leaves.values())).sharding.mesh
-
-    def lay_out(keys, leaf):
-        sharding = NamedSharding(mesh, PartitionSpec())
-        for start in range(len(keys)):
-            like = leaves.get(_path(keys[start:]))
-            if like is not None and like.shape == leaf.shape:
-                sharding = like.sharding
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
+    """The state's shapes, laid out as `layouts.sharded` and its owners have them."""
+    mesh, placed = places_of(params)
     state = jax.eval_shape(tx.init, params)
-    return jax.tree_util.tree_map_with_path(lay_out, state)
-
-
-def _flatten(tree: Any) -> list:
-    return jax.tree_util.tree_leaves_with_path(tree)
-
-
-def _path(keys: Any) -> str:
-    return "/".join(jax.tree_util.keystr((key,), simple=True) for key in keys)
+    return jax.tree.map(
+        lambda x, spec: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
+        ),
+        state,
+        specs_of(state, mesh.axis_names, placed),
+    )

@@ -7,7 +7,7 @@ its columns, and a fused leaf has a tuple of these. It is brought into the form 
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +29,8 @@ def from_entries(tree: Any, leaves: Sequence[Leaf]) -> Matrices:
     for path, one in by_leaf(tree, leaves)[0]:
         leaf = by_path[path]
         blocks = one if isinstance(one, tuple) else cut(jnp.asarray(one), leaf.axes)
-        for i, (x, (order, sizes)) in enumerate(
-            zip(blocks, _orders(one, leaf), strict=True)
-        ):
-            found[path, i] = jnp.transpose(x, order).reshape((-1, *sizes))
+        for i, (x, way) in enumerate(zip(blocks, _ways(one, leaf), strict=True)):
+            found[path, i] = jnp.transpose(x, way.order).reshape((-1, *way.sizes))
     return found
 
 
@@ -43,9 +41,7 @@ def to_entries(matrices: Matrices, like: Any, leaves: Sequence[Leaf]) -> Any:
     found = []
     for path, one in shapes:
         leaf, blocks = by_path[path], []
-        for i, (shape, (order, _)) in enumerate(
-            zip(_shapes(one, leaf), _orders(one, leaf), strict=True)
-        ):
+        for i, (shape, order, _) in enumerate(_ways(one, leaf)):
             x = matrices[path, i].reshape(tuple(shape[axis] for axis in order))
             blocks.append(x.transpose([order.index(axis) for axis in range(x.ndim)]))
         if isinstance(one, tuple):
@@ -79,16 +75,14 @@ def is_of_entries(tree: Any, stacks: Mapping[str, Any], placement: Placement) ->
         leaf = by_path[path]
         front = [leaf.shape[axis] for axis in leaf.axes.batch(len(leaf.shape))]
         try:
-            orders = list(_orders(one, leaf))
+            ways = list(_ways(one, leaf))
         except ValueError:
             return False
-        for i, (shape, (order, behind)) in enumerate(
-            zip(_shapes(one, leaf), orders, strict=True)
-        ):
+        for i, way in enumerate(ways):
             size = sizes[path, i]
-            whole &= tuple(shape) == (*front, *size)
-            entries &= tuple(behind) == size
-            alike &= order == sorted(order)
+            whole &= way.shape == (*front, *size)
+            entries &= tuple(way.sizes) == size
+            alike &= way.order == sorted(way.order)
     if whole and entries and not alike:
         raise ValueError(
             f"The state of {sorted(by_path)[0]!r} and all others must be of entries or "
@@ -98,6 +92,21 @@ def is_of_entries(tree: Any, stacks: Mapping[str, Any], placement: Placement) ->
     return entries
 
 
+class _Way(NamedTuple):
+    """How what belongs to the matrices of a block lies in an array.
+
+    Attributes:
+      shape: of the array.
+      order: its axes with the batch in front.
+      sizes: the shape of what belongs to one matrix, ``(m, n)`` or one that it is
+        broadcast from, ``(m,)``, ``(n,)`` or ``()``.
+    """
+
+    shape: tuple[int, ...]
+    order: list[int]
+    sizes: list[int]
+
+
 def _shapes(one: Any, leaf: Leaf) -> Sequence[Sequence[int]]:
     """Of the blocks of what is in a leaf's place."""
     if isinstance(one, tuple):
@@ -105,12 +114,8 @@ def _shapes(one: Any, leaf: Leaf) -> Sequence[Sequence[int]]:
     return leaf.axes.block_shapes(one.shape) if leaf.axes.split else [one.shape]
 
 
-def _orders(one: Any, leaf: Leaf) -> Iterator[tuple[list[int], list[int]]]:
-    """Of each block the order of its axes with the batch in front, and what is behind.
-
-    That is the shape of what belongs to one matrix: (m, n) or one that it is broadcast
-    from, (m,), (n,) or ().
-    """
+def _ways(one: Any, leaf: Leaf) -> Iterator[_Way]:
+    """How each block of what is in a leaf's place lies."""
     axes = leaf.axes
     batch = axes.batch(len(leaf.shape))
     blocks = axes.block_shapes(leaf.shape)
@@ -126,7 +131,7 @@ def _orders(one: Any, leaf: Leaf) -> Iterator[tuple[list[int], list[int]]]:
                 order = [sorted(kept).index(axis) for axis in kept]
                 lengths = dict(pairs)
                 sizes = [math.prod(lengths[axis] for axis in side) for side in sides]
-                ways[tuple(order)] = order, sizes
+                ways[tuple(order)] = _Way(tuple(found), order, sizes)
         if len(ways) != 1:
             raise ValueError(
                 f"Leaf {leaf.path!r}: a state of shape {tuple(found)} must be one of "

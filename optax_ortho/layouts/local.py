@@ -133,7 +133,7 @@ class Local:
             shapes = jax.tree.map(lambda x: (x.shape, x.dtype), task)
             groups.setdefault(str(shapes), []).append(i)
         results, numbers = [None] * len(tasks), ()
-        # The longest loop first, for its numbers serve all.
+        # Most matrices first, for the numbers of a longer loop serve a shorter one.
         for members in sorted(groups.values(), key=len, reverse=True):
             m, n = tasks[members[0]][0].shape[-2:]
             with jax.named_scope(f"matrices_{m}x{n}"):

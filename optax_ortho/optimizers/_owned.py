@@ -10,14 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
-from jax.sharding import PartitionSpec
 
 from optax_ortho import layouts
 from optax_ortho.guard import ALONE, Across
 from optax_ortho.layouts import Owned, Sharded
 from optax_ortho.layouts.work import narrowed
 from optax_ortho.matrices import AxesOf, last_two, path_of
-from optax_ortho.orthogonalizers.transform import Orthogonalized
 from optax_ortho.recording import record, recording
 
 Direction = Callable[[AxesOf, Any], optax.GradientTransformation]
@@ -25,6 +23,8 @@ Direction = Callable[[AxesOf, Any], optax.GradientTransformation]
 
 class AllOnOwners(NamedTuple):
     """Recorded by a direction of which all of the state lies with owners."""
+
+    layout: Any
 
 
 def on_owners(
@@ -56,7 +56,7 @@ def on_owners(
             jax.eval_shape(direction(axes, layouts.local()).init, shapes)
         for event in said:
             record(event._replace(layout=layout))
-        record(AllOnOwners())
+        record(AllOnOwners(layout))
         return state
 
     def update(updates, state, params=None, **extra):
@@ -95,8 +95,7 @@ def all_on_owners(
         with recording() as said:
             state = inner.init(params)
         for event in said:
-            told = isinstance(event, Orthogonalized)
-            record(event._replace(layout=layout) if told else event)
+            record(event._replace(layout=layout))
         return state
 
     def update(updates, state, params=None, **extra):
@@ -104,12 +103,7 @@ def all_on_owners(
         wire = jax.tree.map(
             lambda x: x.astype(narrowed([x.dtype], layout.wire_dtype)), updates
         )
-        specs = (
-            jax.tree_util.tree_map_with_path(
-                lambda keys, x: PartitionSpec(*layout.spec(path_of(keys))), updates
-            ),
-            layout.specs(state),
-        )
+        specs = layout.specs(updates), layout.specs(state)
         found, state = layout.on_mesh(inner.update, specs, specs)(wire, state)
         return jax.tree.map(lambda y, x: y.astype(x.dtype), found, updates), state
 
