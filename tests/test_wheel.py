@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+import optax_ortho
+
 CHECKOUT = Path(__file__).parents[1]
 # Flax and the test tools are hidden: the package itself needs jax and optax only.
 IMPORTED = """
@@ -46,7 +48,7 @@ def test_wheel_works_outside_the_checkout(wheel, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert result.stdout.split() == ["(2,", "3)", "0.1.0"]
+    assert result.stdout.split() == ["(2,", "3)", optax_ortho.__version__]
 
 
 @pytest.mark.slow
