@@ -1,6 +1,7 @@
 """The tree is the design: imports point down, and nothing private is imported."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def test_only_public_names_of_few_packages(path):
 
 def test_every_module_has_a_layer():
     assert {room(path) for path in MODULES} == set(RANK)
+
+
+def test_contributing_lists_the_layers():
+    page = (ROOT.parent / "CONTRIBUTING.md").read_text()
+    lines = re.findall(r"^\| (\d+) \| `(\w+)` \|", page, re.MULTILINE)
+    expected = [
+        (str(layer), room) for layer, rooms in enumerate(LAYERS, 1) for room in rooms
+    ]
+    assert lines == expected
 
 
 def test_all_is_what_the_package_offers():
