@@ -1,4 +1,8 @@
-"""Every layer of Flax Linen, leaf by leaf: path -> shape, role, axes."""
+"""Every layer of Flax Linen, leaf by leaf: path -> shape, role, axes.
+
+A layer alone is the head of its function, so the tables take heads for matrices; and
+they are strict, so the layer's type and the program agree on every leaf.
+"""
 
 import flax.linen as nn
 import jax
@@ -6,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from flax.core import freeze
 
-from optax_ortho.labels import label
+from optax_ortho.labels import Policy, label
 from optax_ortho.matrices import MatrixAxes, Split, path_of
 
 DENSE = MatrixAxes((0,), (1,))
@@ -17,6 +21,7 @@ def ones(*shape):
 
 
 def table(model, *inputs, **kwargs):
+    kwargs = {"policy": Policy(heads=True), "strict": True, **kwargs}
     return {
         path: (shape, found.axes if found.axes is not None else found.role)
         for path, shape, found in label(model, *inputs, **kwargs)

@@ -92,4 +92,5 @@ def _join(reader: Reader, a: Value, b: Value) -> Value:
         if view not in b.views:
             reader.use(view, "activation")  # A learned initial state.
     views = [view for view in a.views if view in b.views]
-    return merged([a, b], views, normed=a.normed and b.normed)
+    terms = a.each_term() | b.each_term() if a.terms or b.terms else frozenset()
+    return merged([a, b], views, normed=a.normed and b.normed, terms=terms)

@@ -30,7 +30,9 @@ def elementwise(reader: Reader, equation: Equation, values: list[Value]) -> list
         for view in value.views if full[i] else value.of(Kind.WEIGHT):
             kept = _kept(reader, name, view, others, literal, full[i])
             views += [] if kept is None else [kept]
-    return [smooth(merged(values, views, normed=_normed(name, values)), result.dtype)]
+    terms = _terms(name, values) if result.shape == () else frozenset()
+    value = merged(values, views, normed=_normed(name, values), terms=terms)
+    return [smooth(value, result.dtype)]
 
 
 def _kept(
@@ -92,6 +94,14 @@ def _normed(name: str, values: Sequence[Value]) -> bool:
         name in SUMS and not all(value.data for value in values)
     )
     return before and affine
+
+
+def _terms(name: str, values: Sequence[Value]) -> frozenset[frozenset[int]]:
+    """The terms of a scalar: those of a sum, or of the one scalar that is scaled."""
+    trained = [value for value in values if value.last]
+    if name not in SUMS and len(trained) != 1:
+        return frozenset()
+    return frozenset[frozenset[int]]().union(*(each.each_term() for each in trained))
 
 
 def _rank(view: View) -> int:

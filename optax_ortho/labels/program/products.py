@@ -121,6 +121,8 @@ def product(
 
     def placed(view, rest, on):
         axes = [foreign(n) for n in shape]
+        for place, i in enumerate(batch[on]):
+            axes[place] = view.axes[i]
         for place, i in enumerate(rest, len(batch[0]) if on == 0 else left):
             axes[place] = view.axes[i]
         return axes

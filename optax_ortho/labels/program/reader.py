@@ -48,6 +48,8 @@ class Ledger:
       consumed: leaves whose results reach another matrix.
       choosers: leaves whose results choose what reaches another matrix.
       inputs: leaves that meet an input which no parameter has touched.
+      ends: leaves of the last matrices before an output.
+      heads: those of them that no matrix follows.
     """
 
     uses: dict[int, set[Use]] = dataclasses.field(
@@ -64,6 +66,8 @@ class Ledger:
     consumed: set[int] = dataclasses.field(default_factory=set)
     choosers: set[int] = dataclasses.field(default_factory=set)
     inputs: set[int] = dataclasses.field(default_factory=set)
+    ends: set[int] = dataclasses.field(default_factory=set)
+    heads: set[int] = dataclasses.field(default_factory=set)
 
 
 class Reader:

@@ -28,6 +28,7 @@ class Reading:
         their own but are matrices all the same; None for others.
       split: the blocks of a fused leaf, where the program takes its result apart.
       heads: the axes of attention heads, or the split that separates them.
+      ends: whether no other matrix stands between it and some output.
       notes: remarks for a table.
     """
 
@@ -37,12 +38,11 @@ class Reading:
     axes: MatrixAxes | None = None
     split: Split | None = None
     heads: tuple[int, ...] | Split | None = None
+    ends: bool = False
     notes: tuple[str, ...] = ()
 
 
-def reading(
-    ledger: Ledger, index: int, path: str, leaf: Any, heads: set[int]
-) -> Reading:
+def reading(ledger: Ledger, index: int, path: str, leaf: Any) -> Reading:
     """The reading of one parameter.
 
     Args:
@@ -50,14 +50,14 @@ def reading(
       index: the position of the leaf among the parameters.
       path: its path.
       leaf: anything with its shape and dtype.
-      heads: the leaves whose matrices are the last before an output.
     """
     shape = tuple(leaf.shape)
     rank = sum(n > 1 for n in shape)
     uses = sorted(ledger.uses[index], key=repr)
 
     def read(role: str, *notes: str, **more: Any) -> Reading:
-        return Reading(path, shape, role, notes=notes, **more)
+        ends = index in ledger.ends
+        return Reading(path, shape, role, ends=ends, notes=notes, **more)
 
     if not is_float(leaf.dtype):
         return read("frozen", "no number to train")
@@ -76,7 +76,7 @@ def reading(
     if kinds["grouped"]:
         return read("grouped_conv")
     if products:
-        return _product(ledger, index, read, shape, products, index in heads)
+        return _product(ledger, index, read, shape, products)
     if rank > 1:
         if kinds["mixed"]:
             return read(UNDECIDED, "contracted along a part of an axis")
@@ -95,7 +95,6 @@ def _product(
     read: Any,
     shape: tuple[int, ...],
     products: Sequence[Use],
-    is_head: bool,
 ) -> Reading:
     """The reading of a parameter that is a factor of matrix products."""
     fan_in, fan_out = products[0].fan_in, products[0].fan_out
@@ -131,7 +130,7 @@ def _product(
         "heads": _attention_heads(ledger, index, shape, fan_out),
     }
     notes += more
-    if is_head:
+    if index in ledger.heads:
         return read("head", *notes, **found)
     if index in ledger.choosers and index in ledger.consumed:
         return read("vector", *notes, CHOOSES, **found)

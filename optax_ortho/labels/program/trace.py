@@ -66,13 +66,15 @@ def read(
     values += [Value(data=not _is_key(leaf)) for leaf in traced[-1]]
     reader = Reader([shape_of(leaf) for _, leaf in named], RULES, opaque)
     results = reader.run(jaxpr, values)
-    # The last matrices before an output are heads, but not where a later one
-    # consumes their result.
+    # The last matrices before an output, or before a term of a loss, are heads, but not
+    # where a later matrix consumes the result of some: those of a residual stream.
+    outputs = [value for value in results if not value.of(Kind.WEIGHT)]
+    ends = frozenset[frozenset[int]]().union(*(end.each_term() for end in outputs))
     consumed = reader.ledger.consumed
-    outputs = (value.last for value in results if not value.of(Kind.WEIGHT))
-    heads = set[int]().union(*(last for last in outputs if not last & consumed))
+    reader.ledger.heads.update(*(end for end in ends if not end & consumed))
+    reader.ledger.ends.update(*ends)
     return tuple(
-        reading(reader.ledger, index, path, shape, heads)
+        reading(reader.ledger, index, path, shape)
         for index, ((path, _), shape) in enumerate(
             zip(named, reader.leaves, strict=True)
         )

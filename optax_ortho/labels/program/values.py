@@ -20,6 +20,8 @@ class Value:
     Args:
       views: the parameters that it shows.
       last: leaves of the last matrices and tables that reach it.
+      terms: of a scalar, the same of each term of its sum, as of a loss and of an
+        auxiliary loss that was added; empty for one term.
       chosen_by: leaves whose results selected it, through top_k, argmax or a sort.
       data: whether it depends on an input.
       param: whether it depends on a parameter.
@@ -28,6 +30,7 @@ class Value:
 
     views: tuple[View, ...] = ()
     last: frozenset[int] = frozenset()
+    terms: frozenset[frozenset[int]] = frozenset()
     chosen_by: frozenset[int] = frozenset()
     data: bool = False
     param: bool = False
@@ -40,6 +43,10 @@ class Value:
     def replace(self, **changes) -> "Value":
         """The same facts but for some."""
         return dataclasses.replace(self, **changes)
+
+    def each_term(self) -> frozenset[frozenset[int]]:
+        """The last leaves of every term; of an array, there is one."""
+        return self.terms or frozenset({self.last})
 
     def map(self, function: Callable[[View], View]) -> "Value":
         """The same facts, of other views."""

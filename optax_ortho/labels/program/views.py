@@ -41,7 +41,9 @@ class Kind(enum.Enum):
     WEIGHT = "the parameter, or what elementwise operations made of it"
     LOOKUP = "rows of it, taken by an index"
     PRODUCT = "its product with another parameter, in which an axis was contracted"
-    RESULT = "the result of a matrix product with it; its axes are fan-out axes"
+    RESULT = (
+        "the result of a matrix product with it; its axes are fan-out and batch axes"
+    )
     IOTA = "counting along an axis, of no parameter"
     ONE_HOT = "a comparison with such counting, of no parameter"
 
