@@ -41,7 +41,7 @@ def read(
       >>> params = {"b": jnp.ones(8), "up": jnp.ones((6, 8)), "out": jnp.ones((8, 3))}
       >>> def model(params, x):
       ...     return jnp.tanh(x @ params["up"] + params["b"]) @ params["out"]
-      >>> [(each.path, each.role) for each in read(model, params, jnp.ones((2, 6)))]
+      >>> [(each.path, each.role) for each in read(model, params, jnp.ones(6))]
       [('b', 'bias'), ('out', 'head'), ('up', 'matrix')]
     """
     trees = (params, inputs) if constants is None else (params, constants, inputs)
