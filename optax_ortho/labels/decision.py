@@ -100,7 +100,10 @@ def _stated(
             axes = _with_split(leaf, leaf.reading.axes, request)
         elif leaf.declared is not None and leaf.declared.axes is not None:
             axes = stacked_axes(leaf, leaves, request.scan_axis, request.call)
-    return Decision(as_label(stated, leaf.path, leaf.shape, axes), how)
+    label, notes = as_label(stated, leaf.path, leaf.shape, axes), ()
+    if leaf.reading is not None and leaf.reading.role not in (label.role, UNDECIDED):
+        notes = (f"the program says {leaf.reading.role}",)
+    return Decision(label, how, notes)
 
 
 def _by_program(

@@ -91,11 +91,11 @@ def label(
       >>> params = {"out": (24, 11), "table": (11, 6), "up": (6, 24)}
       >>> params = {name: jnp.ones(shape) for name, shape in params.items()}
       >>> print(label(model, params, jnp.zeros((2, 5), int)))
-      path   shape     role       axes    group           how
-      -----  --------  ---------  ------  --------------  -------
-      out    (24, 11)  head               fallback        program
-      table  (11, 6)   embedding          fallback        program
-      up     (6, 24)   matrix     0 -> 1  orthogonalized  program
+      path   shape     role       axes    how
+      -----  --------  ---------  ------  -------
+      out    (24, 11)  head               program
+      table  (11, 6)   embedding          program
+      up     (6, 24)   matrix     0 -> 1  program
       <BLANKLINE>
       orthogonalized  1 leaf, 144 parameters: matrix 1 (144)
       fallback        2 leaves, 330 parameters: embedding 1 (66), head 1 (264)

@@ -43,10 +43,10 @@ class Labels:
     Examples:
       >>> matrix = Label("matrix", MatrixAxes((0,), (1,)))
       >>> print(Labels((("up", (6, 8), matrix), ("bias", (8,), Label("bias")))))
-      path  shape   role    axes    group
-      ----  ------  ------  ------  --------------
-      up    (6, 8)  matrix  0 -> 1  orthogonalized
-      bias  (8,)    bias            fallback
+      path  shape   role    axes
+      ----  ------  ------  ------
+      up    (6, 8)  matrix  0 -> 1
+      bias  (8,)    bias
       <BLANKLINE>
       orthogonalized  1 leaf, 48 parameters: matrix 1 (48)
       fallback        1 leaf, 8 parameters: bias 1 (8)
@@ -105,9 +105,9 @@ class Labels:
         return matrix_axes(self.label(path, leaf), path, leaf)
 
     def __str__(self) -> str:
-        heading = ["path", "shape", "role", "axes", "group"]
+        heading = ["path", "shape", "role", "axes"]
         rows = [
-            [path, shape, label.role, _axes(label, len(shape)), _group(label)]
+            [path, shape, label.role, _axes(label, len(shape))]
             for path, shape, label in self.rows
         ]
         if self.remarks:
