@@ -1,4 +1,4 @@
-"""Settings of the site: `make docs`, or sphinx-build -W -b html docs runs/docs."""
+"""How the site is made: `make docs`, or sphinx-build -W -b html docs runs/docs."""
 
 import collections
 import os
@@ -6,12 +6,12 @@ import re
 import shutil
 from pathlib import Path
 
-# Sphinx only imports the package, so JAX need not search for an accelerator.
+# Docstrings are read and nothing is computed, so no accelerator is looked for.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import optax_ortho  # noqa: E402
 
-# The notebooks are pages too, with the outputs that they were saved with.
+# The notebooks are pages too, with what they printed when they were written.
 DOCS = Path(__file__).parent
 (DOCS / "notebooks").mkdir(exist_ok=True)
 for notebook in (DOCS.parent / "notebooks").glob("*.ipynb"):
@@ -28,10 +28,9 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
-    "sphinx_design",
 ]
 exclude_patterns = ["_build"]
-# A name in backticks is a link if the site documents it, and code otherwise.
+# A name in backticks is a link where the site has it, and code where it has not.
 default_role = "py:obj"
 
 # The suite runs the pages' code (tests/test_docs.py).
@@ -55,12 +54,12 @@ Pair = collections.namedtuple("Pair", "first")
 
 
 def skip_fields(app, what, name, member, skip, options):
-    """Skips the fields of a NamedTuple, which its docstring and signature list."""
+    """The fields of a NamedTuple: its docstring and signature have them already."""
     return True if isinstance(member, type(Pair.first)) else None
 
 
 def name_defaults(app, what, name, obj, options, signature, returns):
-    """Shows a default that is a function by its name: ``axes=last_two``."""
+    """A default that is a function is shown by its name: ``axes=last_two``."""
     short = re.sub(r"<function (\w+)[^>]*>", r"\1", signature or "")
     return short or signature, returns
 

@@ -1,4 +1,4 @@
-"""The four-stage chain that every optimizer is made of.
+"""The four-stage chain that every optimizer of the toolkit is.
 
 gradient -> momentum -> orthogonalize -> normalize / clamp -> trust-region scale
 """
@@ -12,7 +12,7 @@ from optax_ortho.recording import record
 
 
 class StageOutputs(NamedTuple):
-    """The input of a chain and the output of each of its stages, as update trees.
+    """What entered a chain, and what each of its stages gave; trees like the updates.
 
     A chain records it in each update, for `optax_ortho.stage_outputs`.
     """
@@ -40,22 +40,21 @@ def ortho_chain(
     normalize: optax.GradientTransformation | None = None,
     trust_region: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Runs four transformations in order, each with access to earlier results.
+    """Runs four transformations in order, each aware of what came before it.
 
     It differs from `optax.chain` in two ways: the state names its stages, and every
-    stage after the first gets two extra arguments, ``gradient=`` (the input of the
-    chain) and ``momentum=`` (the output of stage 1). Other extra arguments are passed
-    on; a recipe adds ``learning_rate=``, the rate of the current step.
+    stage after the first is handed two extra arguments, ``gradient=`` (what entered
+    the chain) and ``momentum=`` (what stage 1 gave). Other extra arguments pass
+    through; a recipe adds ``learning_rate=``, the rate of the current step.
 
     Args:
-      momentum: stage 1, maps gradients to momentum. None is the identity, as for all
-        stages.
+      momentum: stage 1, from gradients to momentum. None is the identity.
       orthogonalize: stage 2, usually `optax_ortho.orthogonalize`.
-      normalize: stage 3, normalizes or clamps the orthogonalized momentum.
-      trust_region: stage 4, scales the step.
+      normalize: stage 3, from orthogonal to normalized or clamped.
+      trust_region: stage 4, the scale of the step.
 
     Returns:
-      The direction: a transformation that applies no learning rate and no sign.
+      The direction: a transformation without learning rate and sign.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -81,15 +80,15 @@ def ortho_chain(
 
     def update(updates, state, params=None, **extra):
         extra["gradient"] = updates
-        new_states, outputs = [], [updates]
+        new_states, given = [], [updates]
         for name, stage, old in zip(OrthoState._fields, stages, state, strict=True):
             with jax.named_scope(name):
                 updates, new = stage.update(updates, old, params, **extra)
             new_states.append(new)
-            outputs.append(updates)
+            given.append(updates)
             if name == "momentum":
                 extra["momentum"] = updates
-        record(StageOutputs(*outputs))
+        record(StageOutputs(*given))
         return updates, OrthoState(*new_states)
 
     return optax.GradientTransformationExtraArgs(init, update)

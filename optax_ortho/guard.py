@@ -57,7 +57,7 @@ ALONE = Across(own_shape, _same, _same, _same)
 
 def guard(
     inner: optax.GradientTransformation,
-    nonfinite: str,
+    nonfinite: str | None,
     batch_axes: BatchAxesOf = lambda path, leaf: (),
     across: Across = ALONE,
 ) -> optax.GradientTransformationExtraArgs:
@@ -70,14 +70,15 @@ def guard(
       nonfinite: ``"skip_matrix"`` skips each matrix, or other leaf, that has a bad
         entry, and lets the others step; ``"skip_step"`` skips all of them when one has;
         ``"off"`` guards nothing. A skipped matrix sees a zero gradient, so its
-        momentum decays, and it gets a zero update, without weight decay.
+        momentum decays, and it gets a zero update, without weight decay. None returns
+        `inner` as it is, unchecked too, for a direction inside a guarded recipe.
       batch_axes: the axes of a leaf along which matrices are stacked, so that one
         layer of a stack can be skipped alone. A fused leaf is skipped as a whole.
       across: how it looks across devices.
 
     Returns:
-      The guarded transformation, with a `GuardState`; for ``"off"`` with the state of
-      `inner`.
+      The guarded transformation, with a `GuardState`; for ``"off"`` and None with the
+      state of `inner`.
 
     Raises:
       ValueError: an unknown `nonfinite`, or at update a gradient of another tree.
@@ -91,11 +92,13 @@ def guard(
       >>> print(updates["a"], updates["b"], state.skipped)
       [0. 0.] [1. 1.] 1
     """
-    if nonfinite not in ("skip_matrix", "skip_step", "off"):
+    if nonfinite not in ("skip_matrix", "skip_step", "off", None):
         raise ValueError(
             f"nonfinite must be 'skip_matrix', 'skip_step' or 'off', got {nonfinite!r}."
         )
     inner = optax.with_extra_args_support(inner)
+    if nonfinite is None:
+        return inner
     if nonfinite == "off":
         return checked(inner, across.shape)
 

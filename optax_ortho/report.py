@@ -16,8 +16,8 @@ from optax_ortho.labels import UNDECIDED, words
 from optax_ortho.labels.words import routers
 from optax_ortho.measures import MeasuredState, SpectrumState
 from optax_ortho.names import short_name
-from optax_ortho.optimizers._recipe import Group, RecipeState
 from optax_ortho.orthogonalizers.transform import Orthogonalized
+from optax_ortho.recipes import Group, RecipeState
 from optax_ortho.recording import recording
 from optax_ortho.tables import aligned, leaf_count, wrapped
 from optax_ortho.trust_region import ConfidenceRadiusState, SoftmaxRadiusState

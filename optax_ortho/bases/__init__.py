@@ -1,4 +1,4 @@
-"""Rotated and whitened bases for optimizers to step in."""
+"""The bases that optimizers step in: rotated ones, and whitened ones."""
 
 from optax_ortho.bases.inverse_roots import Eigh as Eigh
 from optax_ortho.bases.inverse_roots import InverseRoot as InverseRoot

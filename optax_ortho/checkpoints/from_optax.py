@@ -10,7 +10,7 @@ from optax_ortho.chain import OrthoState
 from optax_ortho.layouts.placing import is_stacks
 from optax_ortho.matrices import path_of
 from optax_ortho.normalizers.moment_norm import MomentNormState
-from optax_ortho.optimizers._recipe import RecipeState
+from optax_ortho.recipes import RecipeState
 
 COUNTING = (RecipeState, optax.ScaleByScheduleState)  # States that count steps alone.
 

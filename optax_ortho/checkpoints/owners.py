@@ -18,8 +18,7 @@ from optax_ortho.layouts.placing import is_stacks
 from optax_ortho.layouts.plan import Leaf
 from optax_ortho.layouts.stacks import from_stacks, from_tree, to_stacks, to_tree
 from optax_ortho.matrices import MatrixAxes
-from optax_ortho.optimizers._owned import AllOnOwners
-from optax_ortho.optimizers._recipe import Group
+from optax_ortho.recipes import AllOnOwners, Group
 from optax_ortho.recording import recording
 
 

@@ -1,23 +1,22 @@
-"""Attention logits kept below a threshold by scaling queries and keys (MuonClip).
+"""Attention logits kept below a threshold by smaller queries and keys (MuonClip).
 
-With S_h the largest logit of head h before the softmax, observed in the forward pass,
-and W the weights after the optimizer's step:
+With S_h the largest logit of head h before the softmax, seen in the forward pass, and
+W the weights after the optimizer's step:
 
     gamma_h = tau / S_h    where S_h > tau, else 1
     W_query,h <- gamma_h^alpha W_query,h
     W_key,h   <- gamma_h^(1 - alpha) W_key,h
 
-so the head's logits are multiplied by gamma_h. A key head k that serves a group of
-query heads takes the factor common to all of them, and each query takes the rest:
+so the head's logits are multiplied by gamma_h. Where a key head k has a group of query
+heads, it takes what is common to all of them, and each query the rest of its own:
 
     kappa_k = max_h gamma_h    over the heads h of the group
     W_key,k   <- kappa_k^(1 - alpha) W_key,k
     W_query,h <- gamma_h / kappa_k^(1 - alpha) W_query,h
 
 Nothing grows, each head's logits are multiplied by its own gamma_h, and a head below
-the threshold keeps its query and its key. The paper's rule for the rotary key that all
-heads share is a special case: the key stays as it is and the queries take all of
-gamma_h.
+the threshold keeps its query and its key. It is the paper's rule for the rotary key
+that all heads share, which stays as it is while the queries take all of gamma_h.
 
 References:
   Kimi Team, `Kimi K2 <https://arxiv.org/abs/2507.20534>`_, 2025, algorithm 1
@@ -36,13 +35,12 @@ from optax_ortho.matrices import path_of
 
 
 class QkClipState(NamedTuple):
-    """Statistics of the last step.
+    """Of the last step.
 
     Attributes:
       smallest_gamma: the smallest factor of a head's logits; 1 if none was clipped.
-      clipped_heads: number of heads that were clipped.
-      unread_heads: number of heads that were left alone because their largest logit
-        was not finite.
+      clipped_heads: how many were.
+      unread_heads: how many had a largest logit that is not finite, and were not.
     """
 
     smallest_gamma: jax.Array
@@ -53,30 +51,30 @@ class QkClipState(NamedTuple):
 def qk_clip(
     layers: Mapping[str, Attention], tau: Any = 100.0, alpha: Any = 0.5
 ) -> optax.GradientTransformationExtraArgs:
-    """Scales queries and keys down where their logits exceed a threshold.
+    """Scales queries and keys down where their logits are above a threshold.
 
-    Put it last in a chain, where the updates are added to the parameters as they are.
-    Its ``update`` needs ``params`` and ``max_logits=``: for each layer, an array
-    ``(..., heads)`` of the largest logit of each query head before the softmax, over
-    the batch and all pairs of positions that are not masked. With `optax.MultiSteps`,
-    take the largest over all batches of a step. The logits belong to the weights before
-    the step, so logits may exceed the threshold by as much as one step changes them.
+    It stands last in a chain, where the updates are what will be added to the
+    parameters. Its ``update`` needs ``params`` and ``max_logits=``: for each layer an
+    array ``(..., heads)`` of the largest logits of its query heads, as they enter the
+    softmax, over the batch and all pairs of positions that are not masked. With
+    `optax.MultiSteps`, over all batches of a step. They are of the weights before the
+    step, so logits may pass the threshold by as much as one step moves them.
 
-    A head whose largest logit is not finite is not clipped. Query head h uses key head
-    ``h // (heads / key heads)``. If logits are not linear in a query, for example
-    because queries and keys are normalized, clipping has no effect.
+    A head whose largest logit is not finite is not clipped. Query head h has key head
+    ``h // (heads / key heads)``. What makes logits other than linear in a query, such
+    as a norm of queries and keys, makes this useless.
 
     Args:
       layers: the leaves of each layer, by its path in ``max_logits``, which is a tree
-        or a dict of paths; `flax_attention` finds the layers of a Flax model.
-      tau: the threshold, above 0.
-      alpha: the exponent of gamma for the query, from 0 to 1; the key takes the rest.
+        or a dict of paths; `flax_attention` finds those of Flax.
+      tau: the threshold.
+      alpha: the share of the query, from 0 to 1.
 
     Returns:
-      The transformation; updates of heads below the threshold are unchanged.
+      The transformation; updates of heads below the threshold pass as they are.
 
     Raises:
-      ValueError: an argument out of range, or a leaf named twice; in ``update``, leaves
+      ValueError: an argument out of range, or a leaf named twice; in ``update`` leaves
         or logits that are missing or do not fit.
       TypeError: a layer that does not name its leaves by `Heads`.
 
@@ -85,8 +83,8 @@ def qk_clip(
       >>> layers = {"attention": Attention((Heads("query"),), (Heads("key"),))}
       >>> tx = optax.chain(optax.sgd(0.1), qk_clip(layers))
       >>> gradient, state = optax.tree.zeros_like(params), tx.init(params)
-      >>> logits = {"attention": jnp.array([50.0, 400.0])}
-      >>> updates, _ = tx.update(gradient, state, params, max_logits=logits)
+      >>> seen = {"attention": jnp.array([50.0, 400.0])}
+      >>> updates, _ = tx.update(gradient, state, params, max_logits=seen)
       >>> print(optax.apply_updates(params, updates)["query"][0, :, 0])
       [1.  0.5]
     """
@@ -108,12 +106,12 @@ def qk_clip(
             raise ValueError("qk_clip needs params in update.")
         weights = _find_all(layers, params, "parameters")
         steps = _find_all(layers, updates, "updates")
-        observed, gammas, unread, new = leaves_by_path(max_logits), [], [], {}
+        seen, gammas, unread, new = leaves_by_path(max_logits), [], [], {}
         for layer, attention in layers.items():
-            logits = _logits(observed, layer)
+            logits = _logits(seen, layer)
             finite = jnp.isfinite(logits)
-            exceeds = finite & (logits > tau)
-            gamma = jnp.where(exceeds, tau / jnp.where(exceeds, logits, 1), 1)
+            loud = finite & (logits > tau)
+            gamma = jnp.where(loud, tau / jnp.where(loud, logits, 1), 1)
             gamma = gamma.astype(jnp.float32)
             for heads, factor in _factors(layer, attention, gamma, alpha, weights):
                 path = heads.path
@@ -138,7 +136,7 @@ def _factors(
     alpha: Any,
     weights: Mapping[str, jax.Array],
 ) -> list[tuple[Heads, jax.Array]]:
-    """The factor of each leaf of a layer, broadcastable to the leaf."""
+    """What each leaf of a layer is multiplied by, with the axes of the leaf."""
     *stack, number = gamma.shape
     first = attention.key[0]
     axis = _axes(layer, first, weights[first.path], len(stack))[-1]
@@ -146,7 +144,7 @@ def _factors(
     if keys == 0 or number % keys:
         raise ValueError(
             f"Attention layer {layer!r}: key {first.path!r} has {keys} heads, and "
-            f"max_logits has {number}, which is not a multiple of that."
+            f"max_logits are of {number}, which cannot be put into groups of one size."
         )
     shared = gamma.reshape(*stack, keys, number // keys).max(-1)
     key = (shared ** (1 - alpha)).astype(gamma.dtype)
@@ -159,15 +157,15 @@ def _factors(
 
 
 def _spread(layer: str, heads: Heads, leaf: jax.Array, factor: jax.Array) -> jax.Array:
-    """The factors of the heads, reshaped to broadcast to a leaf."""
+    """One factor a head, laid along the axes of a leaf."""
     axes = _axes(layer, heads, leaf, factor.ndim - 1)
     factor = jnp.repeat(factor, heads.head_dim, axis=-1)
-    sizes = tuple(leaf.shape[axis] for axis in axes)
-    if sizes != factor.shape:
+    found = tuple(leaf.shape[axis] for axis in axes)
+    if found != factor.shape:
         raise ValueError(
             f"Attention layer {layer!r}: leaf {heads.path!r} of shape {leaf.shape} has "
-            f"{sizes} along axes {axes} (stacked layers and heads), but max_logits "
-            f"gives {factor.shape}."
+            f"{found} along axes {axes}, those of stacked layers and of heads, and by "
+            f"max_logits it would be {factor.shape}."
         )
     order = sorted(range(len(axes)), key=axes.__getitem__)
     shape = [size if i in axes else 1 for i, size in enumerate(leaf.shape)]
@@ -175,7 +173,7 @@ def _spread(layer: str, heads: Heads, leaf: jax.Array, factor: jax.Array) -> jax
 
 
 def _axes(layer: str, heads: Heads, leaf: jax.Array, stacked: int) -> tuple[int, ...]:
-    """The axes of stacked layers and the axis of heads, counted from 0."""
+    """The axes of stacked layers and that of heads, counted from 0."""
     batch = tuple(range(stacked)) if heads.batch is None else tuple(heads.batch)
     axes, ndim = (*batch, heads.axis), leaf.ndim
     inside = all(-ndim <= axis < ndim for axis in axes)
@@ -190,29 +188,29 @@ def _axes(layer: str, heads: Heads, leaf: jax.Array, stacked: int) -> tuple[int,
 
 
 def _scaled(step: jax.Array, weight: jax.Array, factor: jax.Array) -> jax.Array:
-    """The step that ends at the scaled weights; the step itself if factor is 1."""
+    """The step to scaled weights; where nothing is scaled, the step itself."""
     dtype = jnp.promote_types(jnp.promote_types(step.dtype, weight.dtype), factor.dtype)
     weight, wide = weight.astype(dtype), step.astype(dtype)
     new = factor.astype(dtype) * (weight + wide) - weight
     return jnp.where(factor < 1, new, wide).astype(step.dtype)
 
 
-def _logits(observed: Mapping[str, Any], layer: str) -> jax.Array:
-    if layer not in observed:
+def _logits(seen: Mapping[str, Any], layer: str) -> jax.Array:
+    if layer not in seen:
         raise ValueError(
             "qk_clip needs max_logits= in update, the largest logit of each head of "
-            f"each attention layer. It has {[*observed]}, but not {layer!r}."
+            f"each attention layer: there is none for {layer!r}, but for {[*seen]}."
         )
-    logits = jnp.asarray(observed[layer])
+    logits = jnp.asarray(seen[layer])
     if logits.ndim == 0:
         raise ValueError(
-            f"max_logits of {layer!r} is a scalar; it has to have an entry a head."
+            f"max_logits of {layer!r} is one number; it has to be one for each head."
         )
     return logits.astype(jnp.float32)
 
 
 def _find_all(layers: Mapping[str, Attention], tree: Any, what: str) -> dict[str, Any]:
-    """The leaves of a tree by path, checked to include all that the layers name."""
+    """The leaves of a tree by path, with all that the layers name among them."""
     leaves = leaves_by_path(tree)
     for layer, attention in layers.items():
         for heads in (*attention.query, *attention.key):

@@ -28,9 +28,8 @@ from optax_ortho.checks import refuse_array
 from optax_ortho.guard import guard, stacked_axes
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import adaptive_memory
-from optax_ortho.optimizers._arguments import Common, recipe
-from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import orthogonalize
+from optax_ortho.recipes import Common, recipe_of
 from optax_ortho.trust_region import ShapeFactor, match_rms
 from optax_ortho.trust_region.shape import as_stage
 
@@ -45,7 +44,7 @@ def scale_by_adaptive_memory_muon(
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
     layout: Any = None,
-    nonfinite: str = "skip_matrix",
+    nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `adaptive_memory_muon`, for a tree of matrices alone.
 
@@ -58,8 +57,10 @@ def scale_by_adaptive_memory_muon(
         ``match_rms(0.2)``.
       mu_dtype: dtype of the memory D; None is the parameter's own.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      layout: how the matrices are spread over devices; None is `layouts.local()`.
-      nonfinite: "skip_matrix", "skip_step" or "off".
+      layout: the distribution of the matrices over devices; None is
+        `layouts.local()`.
+      nonfinite: "skip_matrix", "skip_step" or "off"; None is for a direction inside
+        a guarded recipe.
 
     Returns:
       The direction, without learning rate and sign.
@@ -88,7 +89,7 @@ def scale_by_adaptive_memory_muon(
     return guard(direction, nonfinite, stacked_axes(axes))
 
 
-@recipe
+@recipe_of(scale_by_adaptive_memory_muon)
 def adaptive_memory_muon(
     learning_rate: optax.ScalarOrSchedule,
     lam: Any = 0.1,
@@ -102,24 +103,6 @@ def adaptive_memory_muon(
 ) -> optax.GradientTransformationExtraArgs:
     """Muon with adaptive memory for matrices, AdamW for everything else.
 
-    Args:
-      learning_rate: step size of the matrices, or a schedule of the step count. The
-        update of a matrix has an RMS of about 0.2 times it.
-      lam: the penalty for leaving the memory, at least 0.
-      beta_max: the largest beta, in [0, 1).
-      scope: what shares one beta: "matrix", "leaf" or "global", which is all matrices.
-      orthogonalizer: another second stage; None is `Auto`.
-      trust_region: another scale.
-      mu_dtype: dtype of the memory D; None is the parameter's own.
-
-    Returns:
-      The optimizer; ``update`` needs ``params`` only where something decays.
-
-    Raises:
-      ValueError: an argument out of range, or at init labels that do not fit the
-        parameters.
-      TypeError: an array where `optax.inject_hyperparams` replaced a function.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> import optax_ortho
@@ -129,19 +112,4 @@ def adaptive_memory_muon(
       >>> updates["kernel"].shape
       (4, 6)
     """
-    return matrices_else_fallback(
-        "adaptive_memory_muon",
-        lambda axes, layout: scale_by_adaptive_memory_muon(
-            lam,
-            beta_max,
-            scope=scope,
-            orthogonalizer=orthogonalizer,
-            trust_region=trust_region,
-            mu_dtype=mu_dtype,
-            axes=axes,
-            layout=layout,
-            nonfinite="off",  # The recipe has a guard around both groups.
-        ),
-        learning_rate,
-        **common,
-    )
+    ...

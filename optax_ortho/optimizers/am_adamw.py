@@ -37,8 +37,7 @@ from optax_ortho.blocks import quotient
 from optax_ortho.checks import check_number, is_zero, refuse_array
 from optax_ortho.guard import guard
 from optax_ortho.inputs import refuse_complex
-from optax_ortho.optimizers._arguments import picklable
-from optax_ortho.optimizers._whole_tree import decay_of, two_axes_or_more, whole_tree
+from optax_ortho.recipes import recipe_of, two_axes_or_more, whole_tree
 
 
 class AmAdamWState(NamedTuple):
@@ -70,7 +69,7 @@ def scale_by_am_adamw(
     weight_decay: Any = 0.0,
     weight_decay_mask: Any = None,
     mu_dtype: Any = None,
-    nonfinite: str = "skip_matrix",
+    nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `am_adamw`, d / P.
 
@@ -78,7 +77,7 @@ def scale_by_am_adamw(
     the rate to be constant and small.
 
     Args:
-      b1_max: the largest beta, in [0, 1).
+      b1_max: the largest beta, in [0, 1). The authors take 0.9 - 0.1 lam.
       b2: decay of the second moment, in [0, 1).
       eps: added to the root of the second moment.
       lam: the penalty for leaving the memory, at least 0.
@@ -86,7 +85,8 @@ def scale_by_am_adamw(
         here, but beta depends on it.
       weight_decay_mask: which leaves decay; None is those of two or more axes.
       mu_dtype: dtype of the memory d; None is the parameter's own.
-      nonfinite: "skip_matrix", which skips a leaf, "skip_step" or "off".
+      nonfinite: "skip_matrix", which skips a leaf, "skip_step" or "off"; None is for a
+        direction inside a guarded recipe.
 
     Returns:
       The direction, without learning rate and sign.
@@ -190,7 +190,7 @@ def _spread(mask: Any, params: Any) -> Any:
     return jax.tree.map(lambda m, x: jax.tree.map(lambda _: m, x), mask, params)
 
 
-@picklable
+@recipe_of(scale_by_am_adamw, build=whole_tree)
 def am_adamw(
     learning_rate: optax.ScalarOrSchedule,
     b1_max: Any = 0.89,
@@ -208,24 +208,9 @@ def am_adamw(
     Args:
       learning_rate: step size or schedule, of the size that AdamW takes: the authors'
         is 1e-3.
-      b1_max: the largest beta, in [0, 1). The authors take 0.9 - 0.1 lam.
-      b2: decay of the second moment, in [0, 1).
-      eps: added to the root of the second moment.
-      lam: the penalty for leaving the memory, at least 0.
-      mu_dtype: dtype of the memory d; None is the parameter's own.
       weight_decay: decoupled decay, multiplied by the learning rate.
-      weight_decay_mask: a tree of booleans, or a function of the parameters that gives
-        one: which leaves decay. None is those of two or more axes.
-      nonfinite: what a NaN or infinity in a gradient does: "skip_matrix" skips that
-        leaf, "skip_step" all of them, "off" lets it pass.
-
-    Returns:
-      The optimizer; ``update`` needs ``params`` only where something decays.
-
-    Raises:
-      ValueError: an argument out of range.
-      TypeError: an array where `optax.inject_hyperparams` replaced a function, or at
-        init a complex leaf.
+      weight_decay_mask: a tree of booleans, or a function from the parameters to one:
+        the leaves that decay. None is those of two or more axes.
 
     Examples:
       >>> import optax_ortho
@@ -235,17 +220,4 @@ def am_adamw(
       >>> updates["kernel"].shape
       (4, 6)
     """
-    direction = scale_by_am_adamw(
-        b1_max,
-        b2,
-        eps,
-        lam,
-        weight_decay=weight_decay,
-        weight_decay_mask=weight_decay_mask,
-        mu_dtype=mu_dtype,
-        nonfinite="off",  # The recipe has a guard around the decay too.
-    )
-    decay = decay_of(weight_decay, weight_decay_mask)
-    return whole_tree(
-        "am_adamw", direction, learning_rate, nonfinite, weight_decay, decay
-    )
+    ...

@@ -26,8 +26,7 @@ import optax
 from optax_ortho.checks import refuse_array
 from optax_ortho.guard import guard
 from optax_ortho.momentum import adaptive_memory
-from optax_ortho.optimizers._arguments import picklable
-from optax_ortho.optimizers._whole_tree import decay_of, whole_tree
+from optax_ortho.recipes import decay_of, no_decay, recipe_of, whole_tree
 
 
 def scale_by_am_sgd(
@@ -36,7 +35,7 @@ def scale_by_am_sgd(
     *,
     scope: str = "global",
     mu_dtype: Any = None,
-    nonfinite: str = "skip_matrix",
+    nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `am_sgd`: guarded `momentum.adaptive_memory`.
 
@@ -45,7 +44,8 @@ def scale_by_am_sgd(
       beta_max: the largest beta, in [0, 1).
       scope: what shares one beta: "global" is all leaves, as published; "leaf" is one.
       mu_dtype: dtype of the memory d; None is the parameter's own.
-      nonfinite: "skip_matrix", which skips a leaf, "skip_step" or "off".
+      nonfinite: "skip_matrix", which skips a leaf, "skip_step" or "off"; None is for a
+        direction inside a guarded recipe.
 
     Returns:
       The direction, without learning rate and sign.
@@ -64,7 +64,16 @@ def scale_by_am_sgd(
     return guard(adaptive_memory(lam, beta_max, scope, mu_dtype), nonfinite)
 
 
-@picklable
+def _build(name, direction, learning_rate, nonfinite, weight_decay, weight_decay_mask):
+    decay = weight_decay, weight_decay_mask
+
+    def decayed():
+        return optax.chain(decay_of(*decay), direction())
+
+    return whole_tree(name, decayed, learning_rate, nonfinite, *decay, no_decay)
+
+
+@recipe_of(scale_by_am_sgd, build=_build)
 def am_sgd(
     learning_rate: optax.ScalarOrSchedule,
     lam: Any = 0.1,
@@ -81,22 +90,9 @@ def am_sgd(
     Args:
       learning_rate: step size or schedule, of the size that SGD takes: the authors' is
         0.1.
-      lam: the penalty for leaving the memory, at least 0.
-      beta_max: the largest beta, in [0, 1).
-      scope: what shares one beta: "global" is all leaves, as published; "leaf" is one.
-      mu_dtype: dtype of the memory d; None is the parameter's own.
       weight_decay: coupled decay, added to the gradient and averaged with it.
-      weight_decay_mask: a tree of booleans, or a function of the parameters that gives
-        one: which leaves decay. None is those of two or more axes.
-      nonfinite: what a NaN or infinity in a gradient does: "skip_matrix" skips that
-        leaf, "skip_step" all of them, "off" lets it pass.
-
-    Returns:
-      The optimizer; ``update`` needs ``params`` only where something decays.
-
-    Raises:
-      ValueError: an argument out of range.
-      TypeError: an array where `optax.inject_hyperparams` replaced a function.
+      weight_decay_mask: a tree of booleans, or a function from the parameters to one:
+        the leaves that decay. None is those of two or more axes.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -107,14 +103,4 @@ def am_sgd(
       >>> print(updates["kernel"][0, 0])
       -0.1
     """
-    direction = optax.chain(
-        decay_of(weight_decay, weight_decay_mask),
-        scale_by_am_sgd(
-            lam,
-            beta_max,
-            scope=scope,
-            mu_dtype=mu_dtype,
-            nonfinite="off",  # The recipe has a guard around the decay too.
-        ),
-    )
-    return whole_tree("am_sgd", direction, learning_rate, nonfinite, weight_decay)
+    ...

@@ -52,9 +52,8 @@ from optax_ortho.guard import guard, stacked_axes
 from optax_ortho.matrices import AxesOf, last_two
 from optax_ortho.momentum import ema
 from optax_ortho.normalizers import sinkhorn
-from optax_ortho.optimizers._arguments import Common, recipe
-from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import QR
+from optax_ortho.recipes import Common, recipe_of
 from optax_ortho.trust_region import ShapeFactor, normalized
 from optax_ortho.trust_region.shape import as_stage
 
@@ -72,13 +71,13 @@ def scale_by_aro(
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
     layout: Any = None,
-    nonfinite: str = "skip_matrix",
+    nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """ARO's direction, for a tree in which every leaf is a matrix (see `aro`).
 
     Args:
       beta: decay of the momentum M, in [0, 1).
-      momentum: another first stage; `beta` and `mu_dtype` are then its own affair.
+      momentum: another first stage; `beta` and `mu_dtype` are then ignored.
       base: the step f in the rotated basis: a transformation of one matrix whose rows
         are the rotated side, with state or without; None is ``sinkhorn(5)``.
       qr: how orthonormal columns are found, in float32; None is `Householder`, and
@@ -92,8 +91,10 @@ def scale_by_aro(
         ``normalized("matrix", target_rms=0.2)``.
       mu_dtype: dtype of M; None is the parameter's own.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      layout: how the matrices are spread over devices; None is `layouts.local()`.
-      nonfinite: "skip_matrix", "skip_step" or "off".
+      layout: the distribution of the matrices over devices; None is
+        `layouts.local()`.
+      nonfinite: "skip_matrix", "skip_step" or "off"; None is for a direction inside
+        a guarded recipe.
 
     Returns:
       The direction, without learning rate and sign.
@@ -133,7 +134,7 @@ def scale_by_aro(
     return guard(direction, nonfinite, stacked_axes(axes))
 
 
-@recipe
+@recipe_of(scale_by_aro)
 def aro(
     learning_rate: optax.ScalarOrSchedule,
     beta: Any = 0.95,
@@ -150,27 +151,6 @@ def aro(
 ) -> optax.GradientTransformationExtraArgs:
     """ARO for matrices, AdamW for everything else.
 
-    Args:
-      learning_rate: step size of the matrices, or a schedule of the step count. The
-        update of a matrix has an RMS of 0.2 times it.
-      beta: decay of the momentum M, in [0, 1).
-      momentum: another first stage; see `scale_by_aro`.
-      base: the step in the rotated basis.
-      qr: how orthonormal columns are found.
-      side: which side is rotated.
-      cutoff: rows of R^T M below this part of the largest count as zero.
-      normalize: a third stage; ARO has none.
-      trust_region: another scale.
-      mu_dtype: dtype of M; None is the parameter's own.
-
-    Returns:
-      The optimizer; ``update`` needs ``params`` only where something decays.
-
-    Raises:
-      ValueError: an argument out of range, or at init labels that do not fit the
-        parameters.
-      TypeError: an array where `optax.inject_hyperparams` replaced a function.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> import optax_ortho
@@ -185,22 +165,4 @@ def aro(
       >>> from optax_ortho.normalizers import second_moment
       >>> tx = optax_ortho.aro(learning_rate=0.003, base=second_moment(0.95))
     """
-    return matrices_else_fallback(
-        "aro",
-        lambda axes, layout: scale_by_aro(
-            beta,
-            momentum=momentum,
-            base=base,
-            qr=qr,
-            side=side,
-            cutoff=cutoff,
-            normalize=normalize,
-            trust_region=trust_region,
-            mu_dtype=mu_dtype,
-            axes=axes,
-            layout=layout,
-            nonfinite="off",  # The recipe has a guard around both groups.
-        ),
-        learning_rate,
-        **common,
-    )
+    ...

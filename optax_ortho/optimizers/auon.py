@@ -13,8 +13,8 @@ published definitions differ in it and more:
 
     paper, version 1      trust_region=UNSCALED
     code for version 1    trust_region=JORDAN
-    current code          gamma=1.5, normalize=False: the update is M / r, whose size is
-                          that of the gradient
+    current code          gamma=1.5, unit_norm=False: the update is M / r, as large as
+                          the gradient
 
 Know what the brake does before you use it: r is one number a matrix, between 1 and
 1.00055 at gamma 1.5 for 64 x 64 entries, and nearer to 1 for larger matrices. So to a
@@ -35,8 +35,7 @@ from optax_ortho.guard import guard, stacked_axes
 from optax_ortho.matrices import AxesOf, last_two
 from optax_ortho.momentum import nesterov
 from optax_ortho.normalizers import cosh_rms
-from optax_ortho.optimizers._arguments import Common, recipe
-from optax_ortho.optimizers._recipe import matrices_else_fallback
+from optax_ortho.recipes import Common, recipe_of
 from optax_ortho.trust_region import UNSCALED, ShapeFactor, match_unit_norm
 from optax_ortho.trust_region.shape import as_stage
 
@@ -46,25 +45,29 @@ def scale_by_auon(
     gamma: Any = 1.0,
     *,
     momentum: optax.GradientTransformation | None = None,
-    normalize: bool | optax.GradientTransformation = True,
+    unit_norm: bool = True,
+    normalize: optax.GradientTransformation | None = None,
     trust_region: ShapeFactor | optax.GradientTransformation | None = None,
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
-    nonfinite: str = "skip_matrix",
+    nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """AuON's direction, for a tree in which every leaf is a matrix (see `auon`).
 
     Args:
       beta: decay of the momentum M, in [0, 1).
-      gamma: how strong the brake is.
-      momentum: another first stage; `beta` and `mu_dtype` are then its own affair.
-      normalize: whether M is divided by its norm, which makes the step free of scale;
-        or a whole third stage, with axes of its own.
+      gamma: strength of the brake: 1 in the paper, 1.5 in the authors' current code.
+      momentum: another first stage; `beta` and `mu_dtype` are then ignored.
+      unit_norm: whether M is divided by its norm, as in the paper, which makes the step
+        scale-invariant. Without it the step has the size of the gradient.
+      normalize: another third stage, with axes of its own; None is `cosh_rms`, with
+        `gamma`, `unit_norm` and `axes`.
       trust_region: another scale, a `ShapeFactor` or a whole fourth stage. None is
-        ``match_unit_norm(0.2)``, and `UNSCALED` for ``normalize=False``.
+        ``match_unit_norm(0.2)``, and `UNSCALED` for ``unit_norm=False``.
       mu_dtype: dtype of M; None is the parameter's own.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      nonfinite: "skip_matrix", "skip_step" or "off".
+      nonfinite: "skip_matrix", "skip_step" or "off"; None is for a direction inside
+        a guarded recipe.
 
     Returns:
       The direction, without learning rate and sign.
@@ -84,9 +87,9 @@ def scale_by_auon(
     if momentum is None:
         momentum = nesterov(beta, mu_dtype)
     if trust_region is None:
-        trust_region = UNSCALED if normalize is False else match_unit_norm(0.2)
-    if isinstance(normalize, bool):
-        normalize = cosh_rms(gamma, normalize=normalize, axes=axes)
+        trust_region = match_unit_norm(0.2) if unit_norm else UNSCALED
+    if normalize is None:
+        normalize = cosh_rms(gamma, normalize=unit_norm, axes=axes)
     direction = ortho_chain(
         momentum=momentum,
         normalize=normalize,
@@ -95,14 +98,15 @@ def scale_by_auon(
     return guard(direction, nonfinite, stacked_axes(axes))
 
 
-@recipe
+@recipe_of(scale_by_auon)
 def auon(
     learning_rate: optax.ScalarOrSchedule,
     beta: Any = 0.95,
     gamma: Any = 1.0,
     *,
     momentum: optax.GradientTransformation | None = None,
-    normalize: bool | optax.GradientTransformation = True,
+    unit_norm: bool = True,
+    normalize: optax.GradientTransformation | None = None,
     trust_region: ShapeFactor | optax.GradientTransformation | None = None,
     mu_dtype: Any = None,
     **common: Unpack[Common],
@@ -112,21 +116,6 @@ def auon(
     Args:
       learning_rate: step size of the matrices, or a schedule of the step count. The
         update of a matrix has an RMS of 0.2 times it, over the brake.
-      beta: decay of the momentum M, in [0, 1).
-      gamma: how strong the brake is: 1 in the paper, 1.5 in the authors' current code.
-      momentum: another first stage; see `scale_by_auon`.
-      normalize: whether M is divided by its norm, as in the paper. Without it the step
-        has the size of the gradient.
-      trust_region: another scale.
-      mu_dtype: dtype of M; None is the parameter's own.
-
-    Returns:
-      The optimizer; ``update`` needs ``params`` only where something decays.
-
-    Raises:
-      ValueError: an argument out of range, or at init labels that do not fit the
-        parameters.
-      TypeError: an array where `optax.inject_hyperparams` replaced a function.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -139,20 +128,6 @@ def auon(
 
       The authors' current code, with its rate:
 
-      >>> tx = optax_ortho.auon(0.24, gamma=1.5, normalize=False)
+      >>> tx = optax_ortho.auon(0.24, gamma=1.5, unit_norm=False)
     """
-    return matrices_else_fallback(
-        "auon",
-        lambda axes, layout: scale_by_auon(
-            beta,
-            gamma,
-            momentum=momentum,
-            normalize=normalize,
-            trust_region=trust_region,
-            mu_dtype=mu_dtype,
-            axes=axes,
-            nonfinite="off",  # The recipe has a guard around both groups.
-        ),
-        learning_rate,
-        **common,
-    )
+    ...

@@ -32,14 +32,13 @@ from optax_ortho.chain import ortho_chain
 from optax_ortho.checks import refuse_array
 from optax_ortho.guard import guard, stacked_axes
 from optax_ortho.matrices import AxesOf, last_two
-from optax_ortho.optimizers._arguments import Common, recipe
-from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import (
     QR,
     PowerIteration,
     RandomizedCholesky,
     low_rank,
 )
+from optax_ortho.recipes import Common, recipe_of
 from optax_ortho.trust_region import ShapeFactor, match_rms
 from optax_ortho.trust_region.shape import as_stage
 
@@ -59,16 +58,18 @@ def scale_by_dion(
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
     layout: Any = None,
-    nonfinite: str = "skip_matrix",
+    nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """Dion's direction, for a tree in which every leaf is a matrix (see `dion`).
 
     Args:
-      beta: how much of the applied part of the momentum M stays in it, in [0, 1).
-      rank_fraction: rank of the step over the shorter side, in (0, 1]; None is 1.
+      beta: the part of the applied momentum that stays in M, in [0, 1); the paper's mu.
+      rank_fraction: rank of the step over the shorter side, in (0, 1]; None is 1. The
+        authors find 1/4 nearly as good at 3B parameters. It shapes the program, as the
+        next two do, so `optax.inject_hyperparams` must be told that it is static.
       rank_multiple_of: the rank is rounded up to a multiple of it; None is 1.
       power_iterations: power steps for each step; None is 1.
-      qr: how P is made orthonormal: `Householder`, `ShiftedCholesky`, or None, which is
+      qr: the orthonormalization of P: `Householder`, `ShiftedCholesky`, or None for
         `RandomizedCholesky`.
       eps: added to the lengths of R's columns, in units of the gradient; 1e-8 in the
         authors' code.
@@ -78,10 +79,13 @@ def scale_by_dion(
       normalize: a third stage; Dion has none.
       trust_region: another scale, a `ShapeFactor` or a whole fourth stage; None is
         ``match_rms(0.2)``.
-      mu_dtype: dtype of M; None is the parameter's own.
+      mu_dtype: dtype of M; None is the parameter's own. Float32 keeps the feedback that
+        a 16-bit M would round away.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      layout: how the matrices are spread over devices; None is `layouts.local()`.
-      nonfinite: "skip_matrix", "skip_step" or "off".
+      layout: the distribution of the matrices over devices; None is
+        `layouts.local()`.
+      nonfinite: "skip_matrix", "skip_step" or "off"; None is for a direction inside
+        a guarded recipe.
 
     Returns:
       The direction, without learning rate and sign.
@@ -117,7 +121,7 @@ def scale_by_dion(
     return guard(direction, nonfinite, stacked_axes(axes))
 
 
-@recipe
+@recipe_of(scale_by_dion)
 def dion(
     learning_rate: optax.ScalarOrSchedule,
     beta: Any = 0.95,
@@ -140,30 +144,6 @@ def dion(
       learning_rate: step size of the matrices, or a schedule of the step count. The
         update of a matrix has an RMS of about 0.2 times it at full rank, and
         ``sqrt(rank_fraction)`` of that below.
-      beta: how much of the applied part of the momentum M stays in it, in [0, 1); the
-        paper's mu.
-      rank_fraction: rank of the step over the shorter side, in (0, 1]; None is 1. The
-        authors find 1/4 nearly as good at 3B parameters. It shapes the program, as the
-        next two do, so `optax.inject_hyperparams` must be told that it is static.
-      rank_multiple_of: the rank is rounded up to a multiple of it; None is 1.
-      power_iterations: power steps for each step; None is 1.
-      qr: how P is made orthonormal; see `scale_by_dion`.
-      eps: added to the lengths of R's columns, in units of the gradient.
-      cutoff: columns of R below this part of the longest are noise and not applied.
-      seed: of the first V; None is 0.
-      normalize: a third stage; Dion has none.
-      trust_region: another scale.
-      mu_dtype: dtype of M; None is the parameter's own. Float32 keeps what a 16-bit M
-        would round away of the feedback.
-
-    Returns:
-      The optimizer; ``update`` needs ``params`` only where something decays.
-
-    Raises:
-      ValueError: an argument out of range, or at init labels that do not fit the
-        parameters.
-      TypeError: an array where `optax.inject_hyperparams` replaced a function or a
-        number that shapes the program.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -181,24 +161,4 @@ def dion(
       ...     0.01, eps=1e-8, cutoff=0.0, trust_region=SPECTRAL, weight_decay=0.01
       ... )
     """
-    return matrices_else_fallback(
-        "dion",
-        lambda axes, layout: scale_by_dion(
-            beta,
-            rank_fraction=rank_fraction,
-            rank_multiple_of=rank_multiple_of,
-            power_iterations=power_iterations,
-            qr=qr,
-            eps=eps,
-            cutoff=cutoff,
-            seed=seed,
-            normalize=normalize,
-            trust_region=trust_region,
-            mu_dtype=mu_dtype,
-            axes=axes,
-            layout=layout,
-            nonfinite="off",  # The recipe has a guard around both groups.
-        ),
-        learning_rate,
-        **common,
-    )
+    ...

@@ -50,10 +50,8 @@ from optax_ortho.frames import in_frame
 from optax_ortho.guard import guard, stacked_axes
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import ema
-from optax_ortho.optimizers._arguments import Common, recipe
-from optax_ortho.optimizers._owned import all_on_owners
-from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import orthogonalize
+from optax_ortho.recipes import Common, all_on_owners, recipe_of
 from optax_ortho.trust_region import ShapeFactor, normalized
 from optax_ortho.trust_region.shape import as_stage
 
@@ -74,7 +72,7 @@ def scale_by_fismo(
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
     layout: Any = None,
-    nonfinite: str = "skip_matrix",
+    nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """FISMO's direction, for a tree in which every leaf is a matrix (see `fismo`).
 
@@ -90,8 +88,8 @@ def scale_by_fismo(
         limit.
       inverse_root: how ``P^(-1/2)`` is found, in float32; None is `bases.Eigh`, and
         `bases.NewtonRoot` needs products alone.
-      momentum: another momentum, inside the basis; `beta` and `mu_dtype` are then its
-        own affair. Under `layouts.sharded` M lies with the owners of matrices, and
+      momentum: another momentum, inside the basis; `beta` and `mu_dtype` are then
+        ignored. Under `layouts.sharded` M lies with the owners of matrices, and
         another one with the parameters: it may couple matrices, and has to be sent.
       orthogonalizer: what orthogonalizes M; None is `Auto`.
       normalize: a third stage; FISMO has none.
@@ -99,8 +97,10 @@ def scale_by_fismo(
         ``normalized("matrix", target_rms=0.2)``.
       mu_dtype: dtype of M; None is float32 or the parameter's own, if that is wider.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      layout: how the matrices are spread over devices; None is `layouts.local()`.
-      nonfinite: "skip_matrix", "skip_step" or "off".
+      layout: the distribution of the matrices over devices; None is
+        `layouts.local()`.
+      nonfinite: "skip_matrix", "skip_step" or "off"; None is for a direction inside
+        a guarded recipe.
 
     Returns:
       The direction, without learning rate and sign.
@@ -150,7 +150,7 @@ def scale_by_fismo(
     return guard(direction, nonfinite, stacked_axes(axes))
 
 
-@recipe
+@recipe_of(scale_by_fismo)
 def fismo(
     learning_rate: optax.ScalarOrSchedule,
     beta: Any = 0.95,
@@ -170,31 +170,6 @@ def fismo(
 ) -> optax.GradientTransformationExtraArgs:
     """FISMO for matrices, AdamW for everything else.
 
-    Args:
-      learning_rate: step size of the matrices, or a schedule of the step count. The
-        update of a matrix has an RMS of 0.2 times it.
-      beta: decay of the whitened momentum M, in [0, 1).
-      gamma: decay of the factors P and Q, in [0, 1]; at 1 they stay I.
-      mu: damping of the factors, in units of their mean eigenvalue, at least 0.
-      normalize_stats: whether the size of the gradient is kept out of the factors;
-        False is as published.
-      update_every: renew the factors every so many steps.
-      max_dim: a side longer than this keeps the identity; None is no limit.
-      inverse_root: how inverse square roots are found.
-      momentum: another momentum, inside the basis; see `scale_by_fismo`.
-      orthogonalizer: what orthogonalizes M.
-      normalize: a third stage; FISMO has none.
-      trust_region: another scale.
-      mu_dtype: dtype of M; None is float32 or the parameter's own, if that is wider.
-
-    Returns:
-      The optimizer; ``update`` needs ``params`` only where something decays.
-
-    Raises:
-      ValueError: an argument out of range, or at init labels that do not fit the
-        parameters.
-      TypeError: an array where `optax.inject_hyperparams` replaced a function.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> import optax_ortho
@@ -209,25 +184,4 @@ def fismo(
       >>> from optax_ortho.trust_region import UNSCALED
       >>> tx = optax_ortho.fismo(0.02, normalize_stats=False, trust_region=UNSCALED)
     """
-    return matrices_else_fallback(
-        "fismo",
-        lambda axes, layout: scale_by_fismo(
-            beta,
-            gamma,
-            mu,
-            normalize_stats=normalize_stats,
-            update_every=update_every,
-            max_dim=max_dim,
-            inverse_root=inverse_root,
-            momentum=momentum,
-            orthogonalizer=orthogonalizer,
-            normalize=normalize,
-            trust_region=trust_region,
-            mu_dtype=mu_dtype,
-            axes=axes,
-            layout=layout,
-            nonfinite="off",  # The recipe has a guard around both groups.
-        ),
-        learning_rate,
-        **common,
-    )
+    ...

@@ -48,8 +48,7 @@ from optax_ortho.kronecker import (
 from optax_ortho.labels import resolve
 from optax_ortho.matrices import AxesOf, last_two
 from optax_ortho.momentum import ema
-from optax_ortho.optimizers._arguments import Common, recipe
-from optax_ortho.optimizers._recipe import matrices_else_fallback
+from optax_ortho.recipes import Common, matrices_else_fallback, recipe_of
 
 
 def scale_by_mkor(
@@ -66,7 +65,7 @@ def scale_by_mkor(
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
     layout: Any = None,
-    nonfinite: str = "skip_matrix",
+    nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """MKOR's direction, for a tree of kernels and their biases (see `mkor`).
 
@@ -90,8 +89,10 @@ def scale_by_mkor(
       base: what follows the preconditioning, instead of momentum and scale.
       mu_dtype: dtype of M; None is the parameter's own.
       axes: the `MatrixAxes` of a kernel, from its path and the leaf.
-      layout: how the matrices are spread over devices; None is `layouts.local()`.
-      nonfinite: "skip_matrix", "skip_step" or "off". A statistic that is not finite
+      layout: the distribution of the matrices over devices; None is
+        `layouts.local()`.
+      nonfinite: "skip_matrix", "skip_step" or "off"; None is for a direction inside
+        a guarded recipe. A statistic that is not finite
         leaves the factors of its layer as they are.
 
     Returns:
@@ -136,7 +137,35 @@ def scale_by_mkor(
     return _made_for_each_tree(direction)
 
 
-@recipe
+def _build(name, direction, learning_rate, *, switch, **common):
+    labels = resolve(common["labels"])
+    name = name if switch is None else "mkor-h"
+
+    def optimizer(tree):
+        given: Any = {**common, "labels": with_biases(labels, tree)}
+        return matrices_else_fallback(name, direction, learning_rate, **given)
+
+    return _made_for_each_tree(optimizer)
+
+
+def _made_for_each_tree(
+    make: Callable[[Any], optax.GradientTransformation],
+) -> optax.GradientTransformationExtraArgs:
+    """A transformation that depends on the structure of the tree that it transforms.
+
+    It is made at once too, so that wrong arguments are refused where they are given.
+    """
+    make({})
+
+    def update(updates, state, params=None, **extra):
+        return make(updates).update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: make(params).init(params), update
+    )
+
+
+@recipe_of(scale_by_mkor, build=_build)
 def mkor(
     learning_rate: optax.ScalarOrSchedule,
     beta: Any = 0.9,
@@ -168,18 +197,6 @@ def mkor(
     Args:
       learning_rate: step size of the layers, or a schedule of the step count. The
         update of a layer has an RMS of 0.2 times it, unless there is a `base`.
-      beta: decay of the momentum M, in [0, 1).
-      rule: how the inverse factors forget and absorb; see `scale_by_mkor`.
-      stabilizer: what keeps the factors bounded.
-      update_every: steps between updates of the factors.
-      warmup_steps: they are updated at each of the first steps.
-      clip: entries of the statistics are clipped to plus and minus this.
-      factor_dtype: dtype in which the factors are kept.
-      switch: when to end preconditioning for good; ``kronecker.LossRate()`` makes it
-        MKOR-H, and each update then needs ``value=``, the loss.
-      base: what follows the preconditioning, instead of momentum and scale, such as
-        ``optax.trace(0.9)``.
-      mu_dtype: dtype of M; None is the parameter's own.
 
     Returns:
       The optimizer.
@@ -201,46 +218,4 @@ def mkor(
       >>> updates["up"]["kernel"].shape
       (4, 6)
     """
-    labels = resolve(common.get("labels"))
-
-    def optimizer(tree):
-        given: Any = {**common, "labels": with_biases(labels, tree)}
-        return matrices_else_fallback(
-            "mkor" if switch is None else "mkor-h",
-            lambda axes, layout: scale_by_mkor(
-                beta,
-                rule=rule,
-                stabilizer=stabilizer,
-                update_every=update_every,
-                warmup_steps=warmup_steps,
-                clip=clip,
-                factor_dtype=factor_dtype,
-                switch=switch,
-                base=base,
-                mu_dtype=mu_dtype,
-                axes=axes,
-                layout=layout,
-                nonfinite="off",  # The recipe has a guard around both groups.
-            ),
-            learning_rate,
-            **given,
-        )
-
-    return _made_for_each_tree(optimizer)
-
-
-def _made_for_each_tree(
-    make: Callable[[Any], optax.GradientTransformation],
-) -> optax.GradientTransformationExtraArgs:
-    """A transformation that depends on the structure of what it transforms.
-
-    It is made at once too, so that wrong arguments are refused where they are given.
-    """
-    make({})
-
-    def update(updates, state, params=None, **extra):
-        return make(updates).update(updates, state, params, **extra)
-
-    return optax.GradientTransformationExtraArgs(
-        lambda params: make(params).init(params), update
-    )
+    ...

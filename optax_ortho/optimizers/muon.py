@@ -41,9 +41,8 @@ from optax_ortho.checks import refuse_array
 from optax_ortho.guard import guard, stacked_axes
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import nesterov
-from optax_ortho.optimizers._arguments import Common, recipe
-from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import orthogonalize
+from optax_ortho.recipes import Common, recipe_of
 from optax_ortho.trust_region import ShapeFactor, match_rms
 from optax_ortho.trust_region.shape import as_stage
 
@@ -58,22 +57,24 @@ def scale_by_muon(
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
     layout: Any = None,
-    nonfinite: str = "skip_matrix",
+    nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """Muon's direction, for a tree in which every leaf is a matrix (see `muon`).
 
     Args:
       beta: decay of the momentum M, in [0, 1).
       momentum: another first stage, such as ``heavy_ball(0.95)``; `beta` and `mu_dtype`
-        are then its own affair.
+        are then ignored.
       orthogonalizer: another second stage; None is `Auto`.
       normalize: a third stage; Muon has none.
       trust_region: another scale, a `ShapeFactor` or a whole fourth stage; None is
         ``match_rms(0.2)``.
       mu_dtype: dtype of M; None is the parameter's own.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      layout: how the matrices are spread over devices; None is `layouts.local()`.
-      nonfinite: "skip_matrix", "skip_step" or "off".
+      layout: the distribution of the matrices over devices; None is
+        `layouts.local()`.
+      nonfinite: "skip_matrix", "skip_step" or "off"; None is for a direction inside
+        a guarded recipe.
 
     Returns:
       The direction, without learning rate and sign.
@@ -103,7 +104,7 @@ def scale_by_muon(
     return guard(direction, nonfinite, stacked_axes(axes))
 
 
-@recipe
+@recipe_of(scale_by_muon)
 def muon(
     learning_rate: optax.ScalarOrSchedule,
     beta: Any = 0.95,
@@ -116,24 +117,6 @@ def muon(
     **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     """Muon for matrices, AdamW for everything else.
-
-    Args:
-      learning_rate: step size of the matrices, or a schedule of the step count. The
-        update of a matrix has an RMS of about 0.2 times it.
-      beta: decay of the momentum M, in [0, 1).
-      momentum: another first stage; see `scale_by_muon`.
-      orthogonalizer: another second stage.
-      normalize: a third stage; Muon has none.
-      trust_region: another scale.
-      mu_dtype: dtype of M; None is the parameter's own.
-
-    Returns:
-      The optimizer; ``update`` needs ``params`` only where something decays.
-
-    Raises:
-      ValueError: an argument out of range, or at init labels that do not fit the
-        parameters.
-      TypeError: an array where `optax.inject_hyperparams` replaced a function.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -149,19 +132,4 @@ def muon(
       >>> from optax_ortho.trust_region import JORDAN
       >>> tx = optax_ortho.muon(0.02, trust_region=JORDAN, adamw_learning_rate=3e-4)
     """
-    return matrices_else_fallback(
-        "muon",
-        lambda axes, layout: scale_by_muon(
-            beta,
-            momentum=momentum,
-            orthogonalizer=orthogonalizer,
-            normalize=normalize,
-            trust_region=trust_region,
-            mu_dtype=mu_dtype,
-            axes=axes,
-            layout=layout,
-            nonfinite="off",  # The recipe has a guard around both groups.
-        ),
-        learning_rate,
-        **common,
-    )
+    ...

@@ -32,8 +32,8 @@ from typing import Any, Unpack
 import optax
 
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
-from optax_ortho.optimizers._arguments import Common, recipe
-from optax_ortho.optimizers.namo_d import optimizer, scale_by_namo_d
+from optax_ortho.optimizers.namo_d import scale_by_namo_d, without_decay
+from optax_ortho.recipes import Common, recipe_of
 from optax_ortho.trust_region import ShapeFactor
 
 
@@ -51,7 +51,7 @@ def scale_by_namo(
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
     layout: Any = None,
-    nonfinite: str = "skip_matrix",
+    nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """NAMO's direction, for a tree in which every leaf is a matrix (see `namo`).
 
@@ -71,8 +71,10 @@ def scale_by_namo(
       weight_decay_mask: which leaves decay; None is all.
       mu_dtype: dtype of M; None is the parameter's own.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      layout: how the matrices are spread over devices; None is `layouts.local()`.
-      nonfinite: "skip_matrix", "skip_step" or "off".
+      layout: the distribution of the matrices over devices; None is
+        `layouts.local()`.
+      nonfinite: "skip_matrix", "skip_step" or "off"; None is for a direction inside
+        a guarded recipe.
 
     Returns:
       The direction, decay included, without learning rate and sign.
@@ -106,7 +108,7 @@ def scale_by_namo(
     )
 
 
-@recipe
+@recipe_of(scale_by_namo, build=without_decay)
 def namo(
     learning_rate: optax.ScalarOrSchedule,
     beta: Any = 0.95,
@@ -127,23 +129,6 @@ def namo(
     Args:
       learning_rate: step size of the matrices, or a schedule of the step count. The
         update of a matrix has an RMS of about 0.2 a times it.
-      beta: decay of the momentum M, and of its bias correction, in [0, 1).
-      beta2: decay of the second moment v, in [0, 1).
-      eps: added to the root of v, in the units of the gradient's norm.
-      momentum: another first stage; see `scale_by_namo`.
-      orthogonalizer: another second stage.
-      trust_region: another factor s.
-      max_step: the largest ``learning_rate a s`` and ``learning_rate a``; None sets no
-        limit.
-      mu_dtype: dtype of M; None is the parameter's own.
-
-    Returns:
-      The optimizer; ``update`` needs ``params`` only where something decays.
-
-    Raises:
-      ValueError: an argument out of range, or at init labels that do not fit the
-        parameters.
-      TypeError: an array where `optax.inject_hyperparams` replaced a function.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -154,17 +139,4 @@ def namo(
       >>> updates["kernel"].shape
       (4, 6)
     """
-    return optimizer(
-        "namo",
-        learning_rate,
-        common,
-        beta=beta,
-        beta2=beta2,
-        eps=eps,
-        per="matrix",
-        momentum=momentum,
-        orthogonalizer=orthogonalizer,
-        trust_region=trust_region,
-        max_step=max_step,
-        mu_dtype=mu_dtype,
-    )
+    ...

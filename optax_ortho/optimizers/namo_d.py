@@ -19,6 +19,7 @@ References:
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Unpack
 
 import optax
@@ -29,9 +30,8 @@ from optax_ortho.guard import guard, stacked_axes
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import nesterov
 from optax_ortho.normalizers import moment_norm
-from optax_ortho.optimizers._arguments import DEFAULTS, Common, recipe
-from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import orthogonalize
+from optax_ortho.recipes import Common, matrices_else_fallback, no_decay, recipe_of
 from optax_ortho.trust_region import ShapeFactor, match_rms
 
 
@@ -51,18 +51,19 @@ def scale_by_namo_d(
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
     layout: Any = None,
-    nonfinite: str = "skip_matrix",
+    nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """NAMO-D's direction, for a tree in which every leaf is a matrix (see `namo_d`).
 
     Args:
       beta: decay of the momentum M, and of its bias correction, in [0, 1).
       beta2: decay of the second moments, in [0, 1).
-      eps: added to the root of v, in the units of the norm of what leaves one input.
-      c: how far a ratio may lie below and, as 1/c, above the mean of its matrix, in
-        [0, 1]; 0 sets no bound.
-      per: what has a ratio of its own: "fan_in", each input; "fan_out", each output;
-        or the "matrix", which is NAMO.
+      eps: added to the roots of v, in the units of the norm of one input's gradient.
+      c: the smallest ratio, and 1/c the largest, relative to the mean of its matrix,
+        in [0, 1]; 0 sets no bound. The authors' class has 0.75, their sweeps 0.12 to
+        0.9.
+      per: the scope of one ratio: "fan_in", each input; "fan_out", each output; or the
+        "matrix", which is NAMO.
       momentum: another first stage; `beta` is still the one of the bias correction.
       orthogonalizer: another second stage; None is `Auto`.
       trust_region: the factor s; None is ``match_rms(0.2)``.
@@ -72,8 +73,10 @@ def scale_by_namo_d(
       weight_decay_mask: which leaves decay; None is all.
       mu_dtype: dtype of M; None is the parameter's own.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      layout: how the matrices are spread over devices; None is `layouts.local()`.
-      nonfinite: "skip_matrix", "skip_step" or "off".
+      layout: the distribution of the matrices over devices; None is
+        `layouts.local()`.
+      nonfinite: "skip_matrix", "skip_step" or "off"; None is for a direction inside
+        a guarded recipe.
 
     Returns:
       The direction, decay included, without learning rate and sign.
@@ -108,7 +111,11 @@ def scale_by_namo_d(
     return guard(direction, nonfinite, stacked_axes(axes))
 
 
-@recipe
+# The third stage decays.
+without_decay = partial(matrices_else_fallback, decay=no_decay)
+
+
+@recipe_of(scale_by_namo_d, build=without_decay)
 def namo_d(
     learning_rate: optax.ScalarOrSchedule,
     beta: Any = 0.95,
@@ -127,21 +134,8 @@ def namo_d(
     """NAMO-D for matrices, AdamW for everything else (see `namo`).
 
     Args:
-      learning_rate: step size of the matrices, or a schedule of the step count.
-      beta: decay of the momentum M, and of its bias correction, in [0, 1).
-      beta2: decay of the second moments, in [0, 1).
-      eps: added to their roots, in the units of the norm of what leaves one input.
-      c: how far a ratio may lie below and, as 1/c, above the mean of its matrix, in
-        [0, 1]; 0 sets no bound. The authors' class has 0.75, their sweeps 0.12 to 0.9.
-      per: what has a ratio of its own: "fan_in", each input, or "fan_out", each output.
-      momentum: another first stage; see `scale_by_namo`.
-      orthogonalizer: another second stage.
-      trust_region: another factor s.
-      max_step: the largest step and decay of an input; None sets no limit.
-      mu_dtype: dtype of M; None is the parameter's own.
-
-    Returns:
-      The optimizer; ``update`` needs ``params`` only where something decays.
+      learning_rate: step size of the matrices, or a schedule of the step count. The
+        update of a matrix has an RMS of about 0.2 a times it.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -152,39 +146,4 @@ def namo_d(
       >>> updates["kernel"].shape
       (4, 6)
     """
-    return optimizer(
-        "namo_d",
-        learning_rate,
-        common,
-        beta=beta,
-        beta2=beta2,
-        eps=eps,
-        c=c,
-        per=per,
-        momentum=momentum,
-        orthogonalizer=orthogonalizer,
-        trust_region=trust_region,
-        max_step=max_step,
-        mu_dtype=mu_dtype,
-    )
-
-
-def optimizer(
-    name: str, learning_rate: Any, common: Common, **own: Any
-) -> optax.GradientTransformationExtraArgs:
-    """A recipe whose third stage decays, so that its tail has nothing to add."""
-    given: dict[str, Any] = {**DEFAULTS, **common}
-    decay = {key: given[key] for key in ("weight_decay", "weight_decay_mask")}
-    return matrices_else_fallback(
-        name,
-        lambda axes, layout: scale_by_namo_d(
-            axes=axes,
-            layout=layout,
-            nonfinite="off",  # The recipe has a guard around both groups.
-            **decay,
-            **own,
-        ),
-        learning_rate,
-        decay=lambda weight_decay, mask: optax.identity(),
-        **common,
-    )
+    ...

@@ -41,9 +41,13 @@ from optax_ortho.guard import guard, stacked_axes
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import ema
 from optax_ortho.normalizers import neuron_rms
-from optax_ortho.optimizers._arguments import Common, recipe
-from optax_ortho.optimizers._recipe import decoupled_decay, matrices_else_fallback
 from optax_ortho.orthogonalizers import orthogonalize
+from optax_ortho.recipes import (
+    Common,
+    decoupled_decay,
+    matrices_else_fallback,
+    recipe_of,
+)
 from optax_ortho.trust_region import ShapeFactor, normalized
 from optax_ortho.trust_region.shape import as_stage
 
@@ -60,7 +64,7 @@ def scale_by_normuon(
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
     layout: Any = None,
-    nonfinite: str = "skip_matrix",
+    nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """NorMuon's direction, for a tree in which every leaf is a matrix (see `normuon`).
 
@@ -69,7 +73,7 @@ def scale_by_normuon(
       beta2: decay of the mean squares v, in [0, 1).
       eps: added to the root of v.
       momentum: another first stage, such as ``nesterov(0.95)``; `beta` and `mu_dtype`
-        are then its own affair.
+        are then ignored.
       orthogonalizer: another second stage; None is `Auto`.
       normalize: another third stage, with axes of its own; None is `neuron_rms`, with
         `beta2`, `eps` and `axes`.
@@ -77,8 +81,10 @@ def scale_by_normuon(
         ``normalized("matrix", target_rms=0.2)``.
       mu_dtype: dtype of M; None is the parameter's own.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      layout: how the matrices are spread over devices; None is `layouts.local()`.
-      nonfinite: "skip_matrix", "skip_step" or "off".
+      layout: the distribution of the matrices over devices; None is
+        `layouts.local()`.
+      nonfinite: "skip_matrix", "skip_step" or "off"; None is for a direction inside
+        a guarded recipe.
 
     Returns:
       The direction, without learning rate and sign.
@@ -110,7 +116,13 @@ def scale_by_normuon(
     return guard(direction, nonfinite, stacked_axes(axes))
 
 
-@recipe
+def _build(name, direction, learning_rate, *, cautious: bool, **common):
+    add = cautious_decay if cautious else optax.add_decayed_weights
+    decay = partial(decoupled_decay, add=add)
+    return matrices_else_fallback(name, direction, learning_rate, decay, **common)
+
+
+@recipe_of(scale_by_normuon, build=_build)
 def normuon(
     learning_rate: optax.ScalarOrSchedule,
     beta: Any = 0.95,
@@ -128,26 +140,8 @@ def normuon(
     """NorMuon for matrices, AdamW for everything else.
 
     Args:
-      learning_rate: step size of the matrices, or a schedule of the step count. The
-        update of a matrix has an RMS of 0.2 times it.
-      beta: decay of the momentum M, in [0, 1).
-      beta2: decay of the mean squares v, in [0, 1).
-      eps: added to the root of v.
-      momentum: another first stage; see `scale_by_normuon`.
-      orthogonalizer: another second stage.
-      normalize: another third stage, with axes of its own.
-      trust_region: another scale.
       cautious: whether a weight of a matrix decays only where the update makes it
         smaller too.
-      mu_dtype: dtype of M; None is the parameter's own.
-
-    Returns:
-      The optimizer; ``update`` needs ``params`` only where something decays.
-
-    Raises:
-      ValueError: an argument out of range, or at init labels that do not fit the
-        parameters.
-      TypeError: an array where `optax.inject_hyperparams` replaced a function.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -166,22 +160,4 @@ def normuon(
       ...     0.02, momentum=ahead, trust_region=JORDAN, adamw_learning_rate=3e-4
       ... )
     """
-    return matrices_else_fallback(
-        "normuon",
-        lambda axes, layout: scale_by_normuon(
-            beta,
-            beta2,
-            eps,
-            momentum=momentum,
-            orthogonalizer=orthogonalizer,
-            normalize=normalize,
-            trust_region=trust_region,
-            mu_dtype=mu_dtype,
-            axes=axes,
-            layout=layout,
-            nonfinite="off",  # The recipe has a guard around both groups.
-        ),
-        learning_rate,
-        decay=partial(decoupled_decay, add=cautious_decay) if cautious else None,
-        **common,
-    )
+    ...

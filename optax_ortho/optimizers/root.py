@@ -37,9 +37,8 @@ from optax_ortho.checks import refuse_array
 from optax_ortho.guard import guard, stacked_axes
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import heavy_ball
-from optax_ortho.optimizers._arguments import Common, recipe
-from optax_ortho.optimizers._recipe import matrices_else_fallback
 from optax_ortho.orthogonalizers import Clipped, ShapedNewtonSchulz, orthogonalize
+from optax_ortho.recipes import Common, recipe_of
 from optax_ortho.trust_region import ShapeFactor, match_rms
 from optax_ortho.trust_region.shape import as_stage
 
@@ -56,7 +55,7 @@ def scale_by_root(
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
     layout: Any = None,
-    nonfinite: str = "skip_matrix",
+    nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """ROOT's direction, for a tree in which every leaf is a matrix (see `root`).
 
@@ -72,8 +71,10 @@ def scale_by_root(
         ``match_rms(0.2)``.
       mu_dtype: dtype of M; None is the parameter's own.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      layout: how the matrices are spread over devices; None is `layouts.local()`.
-      nonfinite: "skip_matrix", "skip_step" or "off".
+      layout: the distribution of the matrices over devices; None is
+        `layouts.local()`.
+      nonfinite: "skip_matrix", "skip_step" or "off"; None is for a direction inside
+        a guarded recipe.
 
     Returns:
       The direction, without learning rate and sign.
@@ -103,7 +104,7 @@ def scale_by_root(
     return guard(direction, nonfinite, stacked_axes(axes))
 
 
-@recipe
+@recipe_of(scale_by_root)
 def root(
     learning_rate: optax.ScalarOrSchedule,
     beta: Any = 0.95,
@@ -119,26 +120,6 @@ def root(
 ) -> optax.GradientTransformationExtraArgs:
     """ROOT for matrices, AdamW for everything else.
 
-    Args:
-      learning_rate: step size of the matrices, or a schedule of the step count. The
-        update of a matrix has an RMS of about 0.2 times it.
-      beta: decay of the momentum M, in [0, 1).
-      nesterov: whether to look one step ahead.
-      quantile: the share of a matrix's entries that is not clipped, in [0, 1).
-      threshold: one constant threshold instead of a quantile; see `scale_by_root`.
-      eps: added to the quantile, in the units of the momentum.
-      orthogonalizer: of the clipped matrix; None is `ShapedNewtonSchulz`.
-      trust_region: another scale.
-      mu_dtype: dtype of M; None is the parameter's own.
-
-    Returns:
-      The optimizer; ``update`` needs ``params`` only where something decays.
-
-    Raises:
-      ValueError: an argument out of range, or at init labels that do not fit the
-        parameters.
-      TypeError: an array where `optax.inject_hyperparams` replaced a function.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> import optax_ortho
@@ -152,21 +133,4 @@ def root(
 
       >>> tx = optax_ortho.root(0.02, nesterov=False, threshold=0.01)
     """
-    return matrices_else_fallback(
-        "root",
-        lambda axes, layout: scale_by_root(
-            beta,
-            nesterov=nesterov,
-            quantile=quantile,
-            threshold=threshold,
-            eps=eps,
-            orthogonalizer=orthogonalizer,
-            trust_region=trust_region,
-            mu_dtype=mu_dtype,
-            axes=axes,
-            layout=layout,
-            nonfinite="off",  # The recipe has a guard around both groups.
-        ),
-        learning_rate,
-        **common,
-    )
+    ...

@@ -1,4 +1,4 @@
-"""Checks of orthogonalizers."""
+"""What every orthogonalizer promises."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,15 +17,14 @@ def check_orthogonalizer(
     scales: Sequence[float] = (1e-10, 1e10),
     tolerance: float = 1e-4,
 ) -> None:
-    """Checks shapes, dtypes, zeros, scale, transposes and batches.
+    """Checks shape, dtype, zero, scale, transposition and batches.
 
     Args:
       orthogonalizer: an object with an ``orthogonalize`` method, or a function, of one
         matrix.
-      shapes: the shapes of the test matrices.
-      scales: factors of the matrix that must not change the result.
-      tolerance: largest difference between two ways to compute a result in float32,
-        over its largest entry.
+      shapes: the shapes to try.
+      scales: the factors that may not change the result.
+      tolerance: between two ways to compute one thing in float32.
 
     Raises:
       AssertionError: a promise is broken; the message says which.
@@ -40,18 +39,17 @@ def check_orthogonalizer(
     f = jax.jit(as_function(orthogonalizer))
     for shape in shapes:
         what = f"{shape} matrix"
-        matrices = random_like([jax.ShapeDtypeStruct(shape, jnp.float32)] * 3)
-        x = matrices[0]
-        result = f(x)
+        one, *others = random_like([jax.ShapeDtypeStruct(shape, jnp.float32)] * 3)
+        result = f(one)
         check(result.shape == shape, f"the result of a {what} is {result.shape}.")
         for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
-            actual = f(x.astype(dtype)).dtype
-            check(actual == dtype, f"a {np.dtype(dtype)} {what} became {actual}.")
-        zero = jnp.zeros_like(x)
+            found = f(one.astype(dtype)).dtype
+            check(found == dtype, f"a {np.dtype(dtype)} {what} became {found}.")
+        zero = jnp.zeros_like(one)
         assert_close(f(zero), zero, 0, f"a zero {what}")
         for scale in scales:
-            assert_close(f(scale * x), result, tolerance, f"{scale} times a {what}")
-        assert_close(f(x.mT), result.mT, tolerance, f"a transposed {what}")
-        batch = jnp.stack(matrices)
+            assert_close(f(scale * one), result, tolerance, f"{scale} times a {what}")
+        assert_close(f(one.mT), result.mT, tolerance, f"a transposed {what}")
+        batch = jnp.stack([one, *others])
         loop = jnp.stack([f(x) for x in batch])
         assert_close(jax.vmap(f)(batch), loop, tolerance, f"a batch of a {what}")

@@ -20,7 +20,6 @@ from tests.layouts import test_owned
 from tests.layouts.test_sharded import (
     RECIPES,
     ROUNDING,
-    WITH_STATE,
     axes,
     laid_out,
 )
@@ -100,7 +99,7 @@ AXES = test_owned.AXES | {"scanned": MatrixAxes((0,), (2,))}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES + WITH_STATE)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_through_all_layouts(recipe):
     mesh, params, host, parts, over = test_owned.laid_out("fsdp")
     shards = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))

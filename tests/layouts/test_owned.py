@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 import optax_ortho
 from optax_ortho import MatrixAxes, Split
 from optax_ortho.layouts import owned, sharded
-from tests.layouts.test_sharded import RECIPES, WITH_STATE
+from tests.layouts.test_sharded import RECIPES
 from tests.rows import ONE_STEP
 
 # Products of order-one numbers, summed in another order.
@@ -159,7 +159,7 @@ SMALL = ("wide_0", "tall", "stack", "bias")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES + WITH_STATE)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_every_optimizer(recipe):
     mesh, params, host, parts, over = laid_out("grid")
     params, host = ({k: x[k] for k in SMALL} for x in (params, host))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from optax_ortho import MatrixAxes, Split
 from optax_ortho.layouts import local, replicated, sharded
 from optax_ortho.matrices import last_two
 from optax_ortho.orthogonalizers import NewtonSchulz
+from tests import rows
 
 # Products of order-one numbers, summed in another order.
 ROUNDING = 1e-5
@@ -186,8 +188,11 @@ def test_replicated_in_shard_map_comes_out_replicated():
     assert_equal_trees(jax.jit(run)(x), expected, ROUNDING * 1000)
 
 
-RECIPES = ("muon", "normuon", "root", "auon", "hybrid_auon", "namo", "namo_d")
-WITH_STATE = ("aro", "fismo", "dion", "adaptive_memory_muon")
+RECIPES = tuple(
+    factory.__name__
+    for factory in rows.RECIPES
+    if "layout" in inspect.signature(factory).parameters
+)
 
 
 def trained(recipe, layout, params, gradients):
@@ -202,10 +207,7 @@ def trained(recipe, layout, params, gradients):
 
 # A tree with every kind of work and few of each; compilation is what these cost.
 SMALL = ("wide_0", "tall_0", "stack")
-CASES = [
-    pytest.param(recipe, "grid", jnp.float32, id=recipe)
-    for recipe in RECIPES + WITH_STATE
-]
+CASES = [pytest.param(recipe, "grid", jnp.float32, id=recipe) for recipe in RECIPES]
 CASES += [
     pytest.param("muon", name, wire, id=f"muon-{name}-{wire.__name__}")
     for name, wire in (("fsdp", jnp.float32), ("fsdp", jnp.bfloat16))

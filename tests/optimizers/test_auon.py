@@ -28,7 +28,7 @@ def test_ten_steps_are_the_papers():
 
 
 def test_ten_steps_are_the_current_code():
-    tx = auon(0.01, gamma=1.5, normalize=False, weight_decay=0.1)
+    tx = auon(0.01, gamma=1.5, unit_norm=False, weight_decay=0.1)
     arguments = {"learning_rate": 0.01, "weight_decay": 0.1}
     check_against(tx, reference.auon_code, 1e-5, **arguments)  # Float32 roundings.
 

@@ -4,7 +4,6 @@ A new optimizer is one more file of rows, named here. Whatever is special about 
 said in its rows, and no test asks for a name.
 """
 
-import optax_ortho
 from tests.rows import (
     adaptive_memory,
     aro,
@@ -41,19 +40,8 @@ ROWS = [
     *adaptive_memory.ROWS,
     *stages.ROWS,
 ]
-# Recipes with no argument but their learning rate.
-RECIPES = [
-    optax_ortho.adaptive_memory_muon,
-    optax_ortho.am_adamw,
-    optax_ortho.am_sgd,
-    optax_ortho.aro,
-    optax_ortho.auon,
-    optax_ortho.dion,
-    optax_ortho.fismo,
-    optax_ortho.hybrid_auon,
-    optax_ortho.muon,
-    optax_ortho.namo,
-    optax_ortho.namo_d,
-    optax_ortho.normuon,
-    optax_ortho.root,
-]
+# Recipes whose update needs no argument of its own.
+RECIPES = sorted(
+    {row.factory for row in ROWS if row.is_optimizer and not row.extra},
+    key=lambda factory: factory.__name__,
+)

@@ -11,7 +11,7 @@ ROWS = [
         # Its step has the size of the gradient.
         {"variant": True, "matrices": (), "nonfinite": "off"},
         gamma=1.5,
-        normalize=False,
+        unit_norm=False,
         nonfinite="off",
     ),
     variant("hybrid_auon", optax_ortho.hybrid_auon),

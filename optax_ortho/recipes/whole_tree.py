@@ -1,5 +1,6 @@
-"""The tail of recipes that treat all leaves alike: rate, decay, dtypes and guard."""
+"""Recipes that treat all leaves alike."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,43 +11,44 @@ from optax_ortho.dtypes import keep_dtypes
 from optax_ortho.guard import guard
 from optax_ortho.labels import Label
 from optax_ortho.matrices import path_of
-from optax_ortho.optimizers._recipe import (
-    Group,
-    check_rate,
-    decoupled_decay,
-    with_rate_and_decay,
-)
+from optax_ortho.recipes.arguments import check_rate
+from optax_ortho.recipes.groups import Group
+from optax_ortho.recipes.steps import decoupled_decay, with_rate_and_decay
 from optax_ortho.recording import record
 
 
 def whole_tree(
     name: str,
-    direction: optax.GradientTransformation,
+    direction: Callable[[], optax.GradientTransformation],
     learning_rate: Any,
     nonfinite: str,
     weight_decay: Any,
-    decay: optax.GradientTransformation | None = None,
+    weight_decay_mask: Any,
+    decay: Callable[[Any, Any], optax.GradientTransformation] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """A recipe whose direction is that of every leaf.
 
     Args:
-      name: what a summary calls the direction.
-      direction: what is multiplied by the rate; each update is handed
-        ``learning_rate=``, the rate of the step.
+      name: the name of the direction in a summary.
+      direction: makes the direction; each update is handed ``learning_rate=``, the rate
+        of the step.
       learning_rate: rate or schedule.
-      nonfinite: see `guard`; what is skipped is a leaf.
-      weight_decay: what a summary says of the decay.
-      decay: adds a decoupled decay to the direction.
+      nonfinite: see `guard`; a leaf is skipped.
+      weight_decay: the decay of the leaves.
+      weight_decay_mask: the leaves that decay; None is those of two or more axes.
+      decay: makes the transformation that adds the decay to the direction, from the
+        weight decay and its mask; None is `decay_of`.
 
     Returns:
       The optimizer.
 
     Raises:
       ValueError: a number out of range.
+      TypeError: an array where `optax.inject_hyperparams` replaced a function.
     """
     check_rate("learning_rate", learning_rate)
-    decay = optax.identity() if decay is None else decay
-    steps = with_rate_and_decay(direction, learning_rate, decay)
+    decayed = (decay_of if decay is None else decay)(weight_decay, weight_decay_mask)
+    steps = with_rate_and_decay(direction(), learning_rate, decayed)
 
     def init(params):
         state = steps.init(params)
