@@ -1,4 +1,4 @@
-"""How the site is made: `make docs`, or sphinx-build -W -b html docs runs/docs."""
+"""Settings of the site: `make docs`, or sphinx-build -W -b html docs runs/docs."""
 
 import collections
 import os
@@ -6,12 +6,12 @@ import re
 import shutil
 from pathlib import Path
 
-# Docstrings are read and nothing is computed, so no accelerator is looked for.
+# Sphinx only imports the package, so JAX need not search for an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import optax_ortho  # noqa: E402
 
-# The notebooks are pages too, with what they printed when they were written.
+# The notebooks are pages too, with the outputs that they were saved with.
 DOCS = Path(__file__).parent
 (DOCS / "notebooks").mkdir(exist_ok=True)
 for notebook in (DOCS.parent / "notebooks").glob("*.ipynb"):
@@ -28,9 +28,10 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx_design",
 ]
 exclude_patterns = ["_build"]
-# A name in backticks is a link where the site has it, and code where it has not.
+# A name in backticks is a link if the site documents it, and code otherwise.
 default_role = "py:obj"
 
 # The suite runs the pages' code (tests/test_docs.py).
@@ -54,12 +55,12 @@ Pair = collections.namedtuple("Pair", "first")
 
 
 def skip_fields(app, what, name, member, skip, options):
-    """The fields of a NamedTuple: its docstring and signature have them already."""
+    """Skips the fields of a NamedTuple, which its docstring and signature list."""
     return True if isinstance(member, type(Pair.first)) else None
 
 
 def name_defaults(app, what, name, obj, options, signature, returns):
-    """A default that is a function is shown by its name: ``axes=last_two``."""
+    """Shows a default that is a function by its name: ``axes=last_two``."""
     short = re.sub(r"<function (\w+)[^>]*>", r"\1", signature or "")
     return short or signature, returns
 

@@ -19,6 +19,7 @@ from optax_ortho.frames import in_frame as in_frame
 from optax_ortho.guard import guard as guard
 from optax_ortho.labels import Label as Label
 from optax_ortho.labels import Labels as Labels
+from optax_ortho.labels import Policy as Policy
 from optax_ortho.labels import label as label
 from optax_ortho.matrices import MatrixAxes as MatrixAxes
 from optax_ortho.matrices import Orthogonalizer as Orthogonalizer
@@ -73,6 +74,7 @@ __all__ = [
     "MatrixAxes",
     "OrthoState",
     "Orthogonalizer",
+    "Policy",
     "Split",
     "adaptive_memory_muon",
     "am_adamw",

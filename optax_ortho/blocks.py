@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from optax_ortho.boxes import state_structure
 from optax_ortho.matrices import AxesOf, MatrixAxes, axes_at, cut, path_of
 
 
@@ -40,13 +41,17 @@ def map_blocks(f: Callable, axes: AxesOf, state: Any, *operands: Any) -> Any:
     """
     keyed, treedef = jax.tree_util.tree_flatten_with_path(operands[0])
     others = [treedef.flatten_up_to(operand) for operand in operands[1:]]
-    states: Any = [None] * len(keyed)
+    leaf_axes = [axes_at(axes, path_of(keys), leaf) for keys, leaf in keyed]
+    structure, states = None, [None] * len(keyed)
     if state is not None:
-        states = treedef.flatten_up_to(state)
+        structure = state_structure(
+            operands[0], [one.split is not None for one in leaf_axes]
+        )
+        states = structure.flatten_up_to(state)
     results, new_states = [], []
-    for (keys, leaf), old, *rest in zip(keyed, states, *others, strict=True):
-        one = axes_at(axes, path_of(keys), leaf)
-        blocks = [cut(x, one) for x in (leaf, *rest)]
+    leaves = [leaf for _, leaf in keyed]
+    for one, old, *arrays in zip(leaf_axes, states, leaves, *others, strict=True):
+        blocks = [cut(x, one) for x in arrays]
         # A fused leaf has a tuple of states, one a block.
         olds = old if one.split and state is not None else [old] * len(blocks[0])
         pairs = [
@@ -56,7 +61,7 @@ def map_blocks(f: Callable, axes: AxesOf, state: Any, *operands: Any) -> Any:
         results.append(jnp.concatenate(ys, one.split.axis) if one.split else ys[0])
         news = tuple(new for _, new in pairs)
         new_states.append(news if one.split else news[0])
-    new_state = None if state is None else treedef.unflatten(new_states)
+    new_state = None if structure is None else structure.unflatten(new_states)
     return treedef.unflatten(results), new_state
 
 
@@ -73,13 +78,14 @@ def init_blocks(f: Callable[[MatrixAxes, Any], Any], axes: AxesOf, tree: Any) ->
       >>> init_blocks(lambda axes, x: rms(x, axes.fan_in), last_two, jnp.ones((2, 3)))
       Array([[0., 0., 0.]], dtype=float32)
     """
-
-    def on_leaf(keys, leaf):
+    keyed, _ = jax.tree_util.tree_flatten_with_path(tree)
+    states, fused = [], []
+    for keys, leaf in keyed:
         one = axes_at(axes, path_of(keys), leaf)
-        states = tuple(f(one, block) for block in cut(jnp.zeros_like(leaf), one))
-        return states if one.split else states[0]
-
-    return jax.tree_util.tree_map_with_path(on_leaf, tree)
+        blocks = tuple(f(one, block) for block in cut(jnp.zeros_like(leaf), one))
+        states.append(blocks if one.split else blocks[0])
+        fused.append(one.split is not None)
+    return state_structure(tree, fused).unflatten(states)
 
 
 def rms(x: jax.Array, over: Sequence[int]) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The four-stage chain that every optimizer of the toolkit is.
+"""The four-stage chain that every optimizer is made of.
 
 gradient -> momentum -> orthogonalize -> normalize / clamp -> trust-region scale
 """
@@ -12,7 +12,7 @@ from optax_ortho.recording import record
 
 
 class StageOutputs(NamedTuple):
-    """What entered a chain, and what each of its stages gave; trees like the updates.
+    """The input of a chain and the output of each of its stages, as update trees.
 
     A chain records it in each update, for `optax_ortho.stage_outputs`.
     """
@@ -40,21 +40,22 @@ def ortho_chain(
     normalize: optax.GradientTransformation | None = None,
     trust_region: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Runs four transformations in order, each aware of what came before it.
+    """Runs four transformations in order, each with access to earlier results.
 
     It differs from `optax.chain` in two ways: the state names its stages, and every
-    stage after the first is handed two extra arguments, ``gradient=`` (what entered
-    the chain) and ``momentum=`` (what stage 1 gave). Other extra arguments pass
-    through; a recipe adds ``learning_rate=``, the rate of the current step.
+    stage after the first gets two extra arguments, ``gradient=`` (the input of the
+    chain) and ``momentum=`` (the output of stage 1). Other extra arguments are passed
+    on; a recipe adds ``learning_rate=``, the rate of the current step.
 
     Args:
-      momentum: stage 1, from gradients to momentum. None is the identity.
+      momentum: stage 1, maps gradients to momentum. None is the identity, as for all
+        stages.
       orthogonalize: stage 2, usually `optax_ortho.orthogonalize`.
-      normalize: stage 3, from orthogonal to normalized or clamped.
-      trust_region: stage 4, the scale of the step.
+      normalize: stage 3, normalizes or clamps the orthogonalized momentum.
+      trust_region: stage 4, scales the step.
 
     Returns:
-      The direction: a transformation without learning rate and sign.
+      The direction: a transformation that applies no learning rate and no sign.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -80,15 +81,15 @@ def ortho_chain(
 
     def update(updates, state, params=None, **extra):
         extra["gradient"] = updates
-        new_states, given = [], [updates]
+        new_states, outputs = [], [updates]
         for name, stage, old in zip(OrthoState._fields, stages, state, strict=True):
             with jax.named_scope(name):
                 updates, new = stage.update(updates, old, params, **extra)
             new_states.append(new)
-            given.append(updates)
+            outputs.append(updates)
             if name == "momentum":
                 extra["momentum"] = updates
-        record(StageOutputs(*given))
+        record(StageOutputs(*outputs))
         return updates, OrthoState(*new_states)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,7 +1,7 @@
-"""Running a transformation in another basis: enter it, step, leave it.
+"""A transformation run in another basis: enter the basis, step, leave it.
 
 Rotation (ARO), whitening (FISMO), Kronecker preconditioning (MKOR) and low-rank
-projection are one idea with different frames.
+projection are the same idea with different frames.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ class Frame(NamedTuple):
     Attributes:
       init: ``params -> state``.
       update: ``(updates, state, params, **extra) -> state``, before the step. Among
-        the extra arguments is ``preview``, a function that gives what the inner
-        transformation would make of something in the frame, and changes nothing.
+        the extra arguments is ``preview``, a function that applies the inner
+        transformation to updates in the frame without changing its state.
       enter: ``(updates, state) -> updates`` in the frame, of any shape.
       leave: ``(updates, state) -> updates`` of the original shape.
     """
@@ -31,7 +31,7 @@ class Frame(NamedTuple):
 
 
 class FrameState(NamedTuple):
-    """The frame's state and, in the frame's shapes, the inner transformation's."""
+    """The frame's state, and the inner transformation's in the frame's shapes."""
 
     frame: Any
     inner: optax.OptState
@@ -43,11 +43,11 @@ def in_frame(
     """Runs `inner` inside a frame: update the frame, enter, step, leave.
 
     Args:
-      frame: where to run.
-      inner: what to run; its state has the shapes that `frame.enter` gives.
+      frame: the basis.
+      inner: the transformation; its state has the shapes that `frame.enter` returns.
 
     Returns:
-      A transformation of the original shapes.
+      A transformation of updates in the original shapes.
 
     Examples:
       Momentum in the four leading rows of a matrix, a fourth of the memory:
@@ -85,7 +85,7 @@ def in_frame(
 
 
 def _zeros(inside: jax.ShapeDtypeStruct, outside: Any) -> jax.Array:
-    """Zeros in a frame, in the sharding of what they stand for where shapes agree."""
+    """Zeros in a frame, sharded like the parameter if they have its shape."""
     if inside.shape == jnp.shape(outside):
         return jnp.zeros_like(outside, dtype=inside.dtype)
     return jnp.zeros(inside.shape, inside.dtype)

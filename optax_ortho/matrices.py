@@ -13,6 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from optax_ortho.boxes import is_boxed
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -204,9 +206,7 @@ def path_of(keys: Sequence[Any]) -> str:
       >>> path_of(leaves[0][0])
       'a/0/kernel'
     """
-    boxed = keys and isinstance(keys[-1], jax.tree_util.GetAttrKey)
-    if boxed and keys[-1].name == "value" and len(keys) > 1:
-        keys = keys[:-1]
+    keys = keys[:-1] if is_boxed(keys) else keys
     return "/".join(jax.tree_util.keystr((key,), simple=True) for key in keys)
 
 

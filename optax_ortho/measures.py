@@ -1,4 +1,4 @@
-"""Figures about each step, kept in the state for `optax_ortho.diagnostics`."""
+"""Metrics of each step, kept in the state for `optax_ortho.diagnostics`."""
 
 from typing import Any, NamedTuple
 
@@ -8,10 +8,10 @@ import optax
 
 
 class MeasuredState(NamedTuple):
-    """Figures of the last step of the matrices, and the state of what was measured.
+    """Metrics of the last step, and the state of the measured transformation.
 
     Attributes:
-      gradient_rms: root mean square of all gradient entries.
+      gradient_rms: root mean square of all gradient entries of the matrices.
       update_rms: root mean square of the direction, per unit of learning rate.
       inner: the measured transformation's state.
     """
@@ -24,7 +24,7 @@ class MeasuredState(NamedTuple):
 def measured(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Keeps figures about what enters and leaves a transformation.
+    """Measures the input and the output of a transformation.
 
     Examples:
       >>> tx = measured(optax.scale(0.5))
@@ -53,7 +53,7 @@ def _rms(tree: Any) -> jax.Array:
 
 
 class SpectrumState(NamedTuple):
-    """The worst figures of the last step's matrices, and what was measured.
+    """The worst metrics over the matrices of the last step.
 
     Attributes:
       orthogonality_residual: the largest ``|O^T O - I| / sqrt(rank)`` in the Frobenius
@@ -71,7 +71,7 @@ class SpectrumState(NamedTuple):
 def measured_spectrum(
     inner: optax.GradientTransformation, axes: Any, layout: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """Keeps figures about singular values; it takes two decompositions a matrix.
+    """Measures singular values, by two singular value decompositions a matrix.
 
     Args:
       inner: the transformation.
@@ -95,12 +95,12 @@ def measured_spectrum(
 
     def update(updates, state, params=None, **extra):
         new, inner_state = inner.update(updates, state.inner, params, **extra)
-        figures = jax.tree.leaves(
+        spectra = jax.tree.leaves(
             layout.map(_spectrum, axes, updates, new),
             is_leaf=lambda node: isinstance(node, _Spectrum),
         )
-        residuals = [x.residual.max(initial=0) for x in figures]
-        alignments = [x.alignment.min(initial=1) for x in figures]
+        residuals = [x.residual.max(initial=0) for x in spectra]
+        alignments = [x.alignment.min(initial=1) for x in spectra]
         worst = jnp.stack([jnp.zeros([]), *residuals]).max().astype(jnp.float32)
         least = jnp.stack([jnp.ones([]), *alignments]).min().astype(jnp.float32)
         return new, SpectrumState(worst, least, inner_state)
@@ -109,7 +109,7 @@ def measured_spectrum(
 
 
 class _Spectrum(NamedTuple):
-    """A layout gives back matrices, so each figure fills one."""
+    """Metrics of a matrix, each repeated to its shape, because layouts map matrices."""
 
     residual: jax.Array
     alignment: jax.Array

@@ -1,4 +1,4 @@
-"""What a sharded optimizer will cost, before a device is bought."""
+"""The cost of a sharded optimizer, computed without devices."""
 
 import dataclasses
 import functools
@@ -23,12 +23,13 @@ from optax_ortho.tables import aligned
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Who works on which matrix, and what it costs; it prints (see `plan`).
+    """The owner of each matrix, and the cost of a step; printable (see `plan`).
 
     Attributes:
-      cost: of the parameters as they lie.
-      alternatives: by a name, the cost if they lay otherwise, if several devices
-        shared them with less work for each, and if none did.
+      cost: the cost with the parameters sharded as they are.
+      alternatives: the cost by name with other shardings of the parameters, with
+        matrices shared by several devices if that reduces the work of each, and with
+        none shared.
     """
 
     cost: Cost
@@ -36,26 +37,26 @@ class Plan:
 
     def __str__(self) -> str:
         rows = [
-            (name, f"{one.wire_bytes / 1e6:.2f}", f"{one.flops / 1e9:.2f}")
-            for name, one in {"as they are": self.cost, **self.alternatives}.items()
+            (name, f"{cost.wire_bytes / 1e6:.2f}", f"{cost.flops / 1e9:.2f}")
+            for name, cost in {"as they are": self.cost, **self.alternatives}.items()
         ]
         table = aligned(("matrices sharded", "wire MB", "GFLOP"), rows, right=(1, 2))
         return f"{self.cost}\n\n{table}"
 
 
 def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
-    """Says what the matrices of a sharded optimizer cost each device in a step.
+    """Computes what each device of a sharded optimizer sends and computes in a step.
 
-    No device is needed: the shardings may be on an `jax.sharding.AbstractMesh`.
+    No device is needed: the shardings may be on a `jax.sharding.AbstractMesh`.
 
     Args:
-      tx: an optimizer with ``layout=layouts.sharded(params)`` or ``layouts.owned``. Of
-        the latter updates alone count: gradients send what they would anyway.
+      tx: an optimizer with ``layout=layouts.sharded(params)`` or ``layouts.owned``. For
+        the latter only updates count, because gradients have to be reduced anyway.
       params: the parameters, or their shapes as `jax.ShapeDtypeStruct`.
 
     Returns:
-      A `Plan`; print it. The FLOPs are those of the orthogonalizer, or of five
-      Newton-Schulz steps where it does not say.
+      A printable `Plan`. FLOPs are as stated by the orthogonalizer, or by default for
+      five Newton-Schulz steps.
 
     Raises:
       ValueError: no matrix has the sharded layout.
@@ -78,23 +79,23 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
     """
     with recording() as events:
         jax.eval_shape(lambda params: tx.init(params), params)
-    found = [
+    matrices = [
         event
         for event in events
         if isinstance(event, Orthogonalized)
         and isinstance(event.layout, Sharded | Owned)
     ]
-    if not found:
+    if not matrices:
         raise ValueError(
             "plan needs an optimizer whose matrices have layout=layouts.sharded("
             "params) or layouts.owned(params, over), and found none: in the local "
             "layout every device does all work."
         )
-    layout, stays = found[0].layout, False
+    layout, stays = matrices[0].layout, False
     if isinstance(layout, Owned):
         layout, stays = layout.shards, True
-    method = found[0].orthogonalizer
-    leaves = [layout.leaf(event.path, event.axes, event.dtype) for event in found]
+    method = matrices[0].orthogonalizer
+    leaves = [layout.leaf(event.path, event.axes, event.dtype) for event in matrices]
     shared_cost = (
         functools.partial(method.shared_cost, wire_dtype=layout.wire_dtype)
         if isinstance(method, SharedOrthogonalizer) and not stays
@@ -106,7 +107,7 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
             leaves,
             layout.reach,
             getattr(method, "flops", _newton_schulz_flops),
-            # What stays in stacks of owners lies as it is.
+            # Momenta in owner stacks are not transposed to their short side.
             isinstance(method, Orthogonalizer) and not stays,
             AT_ONCE,
             jnp.dtype(layout.wire_dtype).itemsize,
@@ -130,7 +131,7 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
 
 
 def _otherwise(leaves: Sequence[Leaf], layout: Sharded) -> list[tuple[str, list[Leaf]]]:
-    """The same parameters in other places on the mesh."""
+    """The same leaves with other shardings, by name."""
     mesh = layout.reach
     every = tuple(mesh)
     size = math.prod(mesh.values())

@@ -1,4 +1,4 @@
-"""What each stage of an optimizer makes of a gradient."""
+"""The output of each stage of an optimizer for one gradient."""
 
 from typing import Any
 
@@ -16,25 +16,25 @@ def stage_outputs(
     params: Any = None,
     **extra: Any,
 ) -> tuple[StageOutputs, ...]:
-    """Runs one update, and gives what came out of every stage of every `ortho_chain`.
+    """Runs one update and returns the output of every stage of every `ortho_chain`.
 
-    It takes what ``tx.update`` takes, and what it gives is for looking at: the new
-    state is left behind. A wrapper that updates under a condition, as
-    `optax.MultiSteps` does, has to be taken off.
+    It takes the arguments of ``tx.update`` and discards the new state: it is meant for
+    inspection. Remove wrappers that update under a condition, as `optax.MultiSteps`
+    does.
 
     Args:
-      tx: an optimizer that holds one of ours.
+      tx: an optimizer that contains an `ortho_chain`.
       updates: the gradients.
-      state: as of ``tx.init``, or of any step.
+      state: the state from ``tx.init`` or from any step.
       params: the parameters.
       **extra: extra arguments of the update.
 
     Returns:
-      For each chain in ``tx``, in their order, what entered it and what left each of
-      its stages. Leaves of other groups are `optax.MaskedNode`.
+      For each chain in ``tx``, in order, its input and the output of each of its
+      stages. Leaves of other groups are `optax.MaskedNode`.
 
     Raises:
-      ValueError: there is no chain of ours in ``tx``.
+      ValueError: ``tx`` contains no `ortho_chain`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -49,14 +49,14 @@ def stage_outputs(
       [0.7 1.1]
     """
 
-    # In one program, whose results the records are: outside of it they are tracers.
+    # The recorded values are tracers, so they have to be results of the program.
     @jax.jit
     def run(updates, state, params):
         with recording() as events:
             tx.update(updates, state, params, **extra)
         return tuple(event for event in events if isinstance(event, StageOutputs))
 
-    found = run(updates, state, params)
-    if not found:
+    outputs = run(updates, state, params)
+    if not outputs:
         raise ValueError("stage_outputs needs an optimizer with an ortho_chain in it.")
-    return found
+    return outputs

@@ -1,4 +1,4 @@
-"""Plain-text tables, and lines beside them."""
+"""Plain-text tables, and the lines printed around them."""
 
 import textwrap
 from collections.abc import Collection, Sequence
@@ -8,12 +8,12 @@ from typing import Any
 def aligned(
     heading: Sequence[str], rows: Sequence[Sequence[Any]], right: Collection[int] = ()
 ) -> str:
-    """Rows in columns under a heading; nothing for no rows.
+    """Rows as text in aligned columns under a heading; empty if there are no rows.
 
     Args:
       heading: the name of each column.
       rows: the cells, converted by `str`.
-      right: the indices of columns that are aligned to the right.
+      right: the indices of right-aligned columns.
 
     Examples:
       >>> print(aligned(("leaf", "size"), [("kernel", 24), ("b", 6)], right=(1,)))
@@ -39,7 +39,7 @@ def aligned(
 
 
 def leaf_count(number: int) -> str:
-    """A number of leaves, in words.
+    """A number of leaves as text, in singular or plural.
 
     Examples:
       >>> leaf_count(1), leaf_count(1200)
@@ -49,11 +49,11 @@ def leaf_count(number: int) -> str:
 
 
 def wrapped(text: str, indent: int) -> str:
-    """A text in lines of a page's width; paths are not broken.
+    """A text wrapped at 88 columns; paths are not broken.
 
     Args:
       text: the text.
-      indent: by how many spaces the lines after the first are moved.
+      indent: the number of spaces before each line after the first.
 
     Examples:
       >>> [len(line) for line in wrapped("! " + 30 * "word ", 2).splitlines()]

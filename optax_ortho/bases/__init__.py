@@ -1,4 +1,4 @@
-"""The bases that optimizers step in: rotated ones, and whitened ones."""
+"""Rotated and whitened bases for optimizers to step in."""
 
 from optax_ortho.bases.inverse_roots import Eigh as Eigh
 from optax_ortho.bases.inverse_roots import InverseRoot as InverseRoot

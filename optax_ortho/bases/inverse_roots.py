@@ -4,8 +4,8 @@
     NewtonRoot    Y <- A, Z <- I, and for every row (a, b, c) of a table
                   T <- a I + b ZY + c (ZY)^2,  Y <- YT,  Z <- TZ: Z nears A^(-1/2)
 
-The second is Newton-Schulz for the root: what a table does to singular values of a
-matrix it does here to the roots of eigenvalues. It needs products alone.
+The second is Newton-Schulz for the root: a table acts here on the square roots of the
+eigenvalues as it acts there on the singular values. It needs matrix products only.
 
 References:
   Higham, `Functions of Matrices <https://doi.org/10.1137/1.9780898717778>`_, 2008,
@@ -27,10 +27,10 @@ from optax_ortho.orthogonalizers.products import highest
 
 @runtime_checkable
 class InverseRoot(Protocol):
-    """Any object that gives inverse square roots.
+    """The protocol of objects that compute inverse square roots.
 
     The result is finite and symmetric for singular matrices too. There is no
-    ``__call__``, because `optax.inject_hyperparams` takes callables for schedules.
+    ``__call__``, because `optax.inject_hyperparams` treats callables as schedules.
     """
 
     def inverse_root(self, a: jax.Array) -> jax.Array:
@@ -40,12 +40,13 @@ class InverseRoot(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Eigh:
-    """By the eigendecomposition of LAPACK, the reference.
+    """Inverse square roots from LAPACK's eigendecomposition, the reference.
 
-    In float32 the result is exact to 1e-6 times the condition number of A^(1/2).
+    In float32 the result is accurate to 1e-6 times the condition number of A^(1/2).
 
     Args:
-      floor: the least eigenvalue, in units of the largest; float32 rounds at 1e-7.
+      floor: the smallest eigenvalue, in units of the largest; smaller ones are raised
+        to it. float32 rounds at 1e-7.
 
     Raises:
       ValueError: a negative floor.
@@ -66,19 +67,19 @@ class Eigh:
         w, v = jnp.linalg.eigh(a)
         w = jnp.maximum(w, self.floor * w[-1:])
         root = jnp.where(w > 0, lax.rsqrt(jnp.where(w > 0, w, 1)), 0)
-        # The half on both sides, so that the product is symmetric.
+        # Half of the root on either side, so that the product is symmetric.
         half = v * jnp.sqrt(root)[None, :]
         return highest(half, half.T)
 
 
 @dataclasses.dataclass(frozen=True)
 class NewtonRoot:
-    """By products alone, for backends on which `jnp.linalg.eigh` is slow.
+    """Inverse square roots by matrix products alone, for backends with a slow `eigh`.
 
     Args:
       coefficients: a table of `NewtonSchulz`, by name or as `Coefficients`.
-      steps: how many, four products each; None is what the table's authors take.
-      floor: added to the eigenvalues, in units of the trace over the size.
+      steps: number of steps of four products each; None is the table's own number.
+      floor: a term added to the eigenvalues, in units of their mean.
 
     Raises:
       ValueError: an unknown table, or a number out of range.
@@ -95,7 +96,7 @@ class NewtonRoot:
 
     def __post_init__(self):
         check_number("floor", self.floor)
-        # It refuses what it would refuse, and finds the table of a name.
+        # Validates the arguments and resolves the name of a table.
         table = NewtonSchulz(self.coefficients, self.steps).coefficients
         object.__setattr__(self, "coefficients", table)
 

@@ -1,15 +1,16 @@
-"""A rotated basis for the rows of a matrix, chosen by what is done in it.
+"""A rotated basis for the rows of a matrix, adapted to the step taken in it.
 
-With f what is done, any transformation of one matrix, and X the matrix, m x n:
+With f the transformation of one matrix that runs in the basis, and X the matrix, m x n:
 
-    D <- f(R^T X)         what f makes of X in the old basis
+    D <- f(R^T X)         f in the old basis
     R <- Q of QR(X D^T)   m x m, near the rotation that maximizes <X, R f(R^T X)>
     U <- R f(R^T X)       f in the new basis
 
 The signs of R's columns do not matter to an f that commutes with them. Where X D^T has
-a null space, QR completes R with columns made of rounding errors, and the rows of R^T X
-that belong to them are rounding errors too, which an f that normalizes rows would bring
-to full size. Rows below `cutoff` of the largest are therefore zero.
+a null space, QR completes R with columns made of rounding errors. The corresponding
+rows of R^T X are rounding errors too, and an f that normalizes rows would amplify them
+to full size. Rows with a norm below `cutoff` times the largest are therefore set to
+zero.
 
 References:
   Gong et al., `ARO <https://arxiv.org/abs/2602.09006>`_, 2026
@@ -43,13 +44,13 @@ class RotationState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Rotation:
-    """What a summary says of a rotated matrix."""
+    """The method of a rotated matrix, for `summary`."""
 
     qr: QR
     side: Side
 
     def flops(self, m: int, n: int) -> int:
-        """Of four products and a Householder QR; what is done in the basis is extra."""
+        """FLOPs of four products and a Householder QR, without the inner step."""
         k = {"fan_in": m, "fan_out": n}.get(str(self.side), min(m, n))
         return 8 * k * m * n + 8 * k**3 // 3
 
@@ -58,15 +59,15 @@ CUTOFF = 1e-5
 
 
 def rotation(qr: QR | None = None, cutoff: Any = CUTOFF) -> Frame:
-    """The frame of one matrix (see the head of this module), for `in_frame`.
+    """The rotated frame of one matrix, as in the box above, for `in_frame`.
 
     Args:
-      qr: how orthonormal columns are found; None is `Householder`.
-      cutoff: rows in the basis whose norm is below this part of the largest are zero;
-        0 keeps them, as published.
+      qr: the method that finds orthonormal columns; None is `Householder`.
+      cutoff: rows in the basis whose norm is below this fraction of the largest are set
+        to zero; 0 keeps all rows, as published.
 
     Returns:
-      A frame with a `RotationState`. A matrix of zeros leaves it as it is.
+      A frame with a `RotationState`, which a matrix of zeros does not change.
 
     Raises:
       TypeError: `qr` has no method `qr`.
@@ -89,7 +90,7 @@ def rotation(qr: QR | None = None, cutoff: Any = CUTOFF) -> Frame:
     def update(x, state, params=None, *, preview, **extra):
         del params, extra
         d = preview(enter(x, state))
-        # Powers of two change no digit, and neither does a factor change the basis.
+        # Scaling by powers of two is exact, and no factor changes the basis.
         a = highest(to_unit(x)[0], to_unit(d)[0].mT)
         return RotationState(jnp.where((a != 0).any(), qr.qr(a), state.rotation))
 
@@ -120,21 +121,22 @@ def in_rotation(
     """Runs a transformation of matrices, each in its own rotated basis.
 
     Args:
-      base: what is done in the basis: a transformation of one matrix, whose rows are
-        the rotated side. It runs twice a step.
-      qr: how orthonormal columns are found; None is `Householder`.
-      side: which side is rotated: "short" (fan_in of a square matrix), "fan_in",
-        "fan_out", or what a `ResidualStream` says of the path.
-      cutoff: rows in the basis below this part of the largest are zero.
+      base: the transformation in the basis, of one matrix whose rows are the rotated
+        side. It runs twice a step.
+      qr: the method that finds orthonormal columns; None is `Householder`.
+      side: the rotated side: "short" (fan_in of a square matrix), "fan_in", "fan_out",
+        or a `ResidualStream`, which chooses by path.
+      cutoff: rows in the basis whose norm is below this fraction of the largest are set
+        to zero.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
       layout: how the matrices are spread over devices; None is `layouts.local()`.
 
     Returns:
-      A second stage. Its state is that of `in_frame` with a tree like the parameters in
+      A second stage. Its state is a `FrameState` with a tree like the parameters in
       place of every array, in float32 or better.
 
     Raises:
-      TypeError: `base`, `qr` or `side` is something else.
+      TypeError: `base`, `qr` or `side` has another type.
       ValueError: an unknown side, or `cutoff` outside [0, 1).
 
     Examples:
@@ -169,7 +171,7 @@ def in_rotation(
 
     def init(params):
         record_matrices(params, axes, method, layout)
-        with recording():  # The base knows nothing of leaves.
+        with recording():  # Discards the base's records, which name no leaf.
             states = layout.init(
                 lambda x: one_matrix.init(turned(x)), turned_axes, params
             )

@@ -1,4 +1,4 @@
-"""Which side of a matrix a one-sided method works on."""
+"""The side of a matrix that a one-sided method works on."""
 
 import dataclasses
 import re
@@ -18,13 +18,13 @@ WRITERS = (
 
 @dataclasses.dataclass(frozen=True)
 class ResidualStream:
-    """The side of a kernel on which the residual stream is (ARO's design 3).
+    """The side of a kernel that faces the residual stream (ARO's design 3).
 
-    Kernels that write to the stream have it as their fan_out, all others as fan_in.
+    It is fan_out for kernels that write to the stream and fan_in for all others.
 
     Args:
-      writers: the names of what writes, compared with each part of a path in lower
-        case, with and without a number at its end.
+      writers: the names of layers that write to the stream. Each part of a path is
+        compared in lower case, with and without a trailing number.
 
     Examples:
       >>> stream = ResidualStream()
@@ -42,11 +42,11 @@ class ResidualStream:
 
 
 Side = str | ResidualStream
-"""One of `SIDES`, or anything that has the side of a path."""
+"""One of `SIDES`, or an object that returns the side for a path."""
 
 
 def check_side(side: Any) -> None:
-    """Refuses what is not a side.
+    """Raises an error unless the argument is a side.
 
     Raises:
       ValueError: an unknown name.
@@ -60,18 +60,18 @@ def check_side(side: Any) -> None:
 
 
 def side_first(axes: AxesOf, side: Side) -> AxesOf:
-    """Axes under which a matrix has the side in front; "short" changes nothing."""
+    """Axes that fold a matrix with the side as its rows; "short" changes nothing."""
 
     def turned(path: str, leaf: Any) -> MatrixAxes:
-        one = axes_at(axes, path, leaf)
+        unturned = axes_at(axes, path, leaf)
         chosen = side if isinstance(side, str) else side.side(path)
         if chosen != "fan_out":
-            return one
-        return MatrixAxes(one.fan_out, one.fan_in, one.split)
+            return unturned
+        return MatrixAxes(unturned.fan_out, unturned.fan_in, unturned.split)
 
     return turned
 
 
 def short_first(x: jax.Array, side: Side) -> jax.Array:
-    """A matrix, or its transpose if the short side is asked for and comes second."""
+    """The matrix, transposed if the side is "short" and the matrix is tall."""
     return x.mT if side == "short" and is_tall(x) else x

@@ -8,8 +8,8 @@ For one gradient G (fan_in x fan_out), with P for fan_out and Q for fan_in, I at
     Q <- gamma Q + (1 - gamma) R,  scaled to trace fan_in
     enter: Q^(-1/2) X P^(-1/2),  and leave: the same
 
-That is one Gauss-Seidel sweep a step. The first term of L is scaled to trace fan_out,
-and that of R to fan_in, unless it is asked for as published.
+That is one Gauss-Seidel sweep a step. By default the first term of L is scaled to trace
+fan_out and the first term of R to trace fan_in; as published, neither is.
 
 References:
   Xu, Yan and Zhang, `FISMO <https://arxiv.org/abs/2601.21750>`_, 2026, algorithm 1
@@ -36,7 +36,7 @@ class Factors(NamedTuple):
     """The factors, and their inverse square roots, of one matrix or of a tree of them.
 
     Attributes:
-      p: fan_out x fan_out; 1 x 1 where it is held at the identity.
+      p: fan_out x fan_out, or 1 x 1 if it is kept at the identity.
       q: fan_in x fan_in, or 1 x 1.
       p_root: ``P^(-1/2)``.
       q_root: ``Q^(-1/2)``.
@@ -49,7 +49,7 @@ class Factors(NamedTuple):
 
 
 class WhiteningState(NamedTuple):
-    """Steps taken, and the factors as trees like the parameters."""
+    """The step count, and the factors as trees like the parameters."""
 
     whitening_count: jax.typing.ArrayLike
     factors: Factors
@@ -69,22 +69,23 @@ def whitening(
     axes: AxesOf = last_two,
     layout: Any = None,
 ) -> Frame:
-    """The frame (see the head of this module), for `in_frame`.
+    """The whitened frame, as in the box above, for `in_frame`.
 
     Args:
       gamma: decay of the factors, in [0, 1].
       mu: damping, in units of the mean eigenvalue of a factor.
-      normalize_stats: whether the gradient's own term has the trace of the factor, so
-        that its size does not matter; False is as published.
-      update_every: the factors are renewed in the first step and every so many steps,
-        with the gradient of that step alone.
-      max_dim: a side longer than this keeps the identity; None is no limit.
-      inverse_root: how roots are found; None is `Eigh`.
+      normalize_stats: whether the gradient's term is scaled to the trace of the factor,
+        which makes it scale-invariant; False is as published.
+      update_every: period, in steps, of updates of the factors, from the first step on.
+        An update uses the gradient of its step alone.
+      max_dim: sides longer than this keep the identity; None is no limit.
+      inverse_root: the method that computes inverse roots; None is `Eigh`.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
       layout: how the matrices are spread over devices; None is `layouts.local()`.
 
     Returns:
-      A frame with a `WhiteningState`, in float32 or better, as is what enters it.
+      A frame with a `WhiteningState`. States and updates in the frame are in float32 or
+      better.
 
     Raises:
       ValueError: a number out of range.
@@ -120,7 +121,7 @@ def whitening(
         return WhiteningState(jnp.zeros([], jnp.int32), Factors(p, q, p, q))
 
     def moved(old, half, trace, power):
-        """A factor after a step whose statistics are half^T half / trace."""
+        """A factor updated with the statistics half^T half / trace."""
         n = old.shape[0]
         eye = jnp.eye(n, dtype=old.dtype)
         keep = jnp.asarray(gamma, old.dtype)
@@ -129,7 +130,8 @@ def whitening(
             size = jnp.trace(stats) / n
             stats, shrink = stats / jnp.where(size > 0, size, 1), 1.0
         else:
-            # Of the gradient over a power of two: with a large one all else shrinks.
+            # The gradient was scaled by a power of two. Undoing that could overflow,
+            # so for a large gradient all other terms are made smaller instead.
             stats = stats * (jnp.minimum(1, 1 / power) ** 2 / trace)
             shrink = jnp.minimum(1, power) ** 2
         damping = jnp.asarray(mu, old.dtype) * jnp.trace(old) / n * eye
@@ -141,7 +143,7 @@ def whitening(
         p, q, p_root, q_root = factors
         x, power = to_unit(g.astype(_wide(g.dtype)))
         power = power[0, 0]
-        # What is 1 x 1 is the identity already, and so is what stays 1 x 1.
+        # A 1 x 1 factor is the identity, held there or because its trace is 1.
         if p.size > 1:
             p = moved(p, _on_the_left(q_root, x), g.shape[0], power)
             p_root = inverse_root.inverse_root(p)

@@ -1,7 +1,7 @@
-"""States that outlive a program: saved, moved, converted and exported.
+"""Optimizer states saved as plain arrays, moved, converted and exported.
 
-A state is a pytree of arrays, so any checkpointer that restores into a target takes it:
-orbax, `flax.serialization`, pickle. What is here is what they do not do.
+A state is a pytree of arrays, so any checkpointer that restores into a target can save
+it: Orbax, `flax.serialization`, pickle. This package does what they do not do.
 """
 
 from optax_ortho.checkpoints.export import register_for_export as register_for_export

@@ -1,4 +1,4 @@
-"""Whether a restored state belongs to the parameters."""
+"""A check that a restored state fits the parameters."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ from optax_ortho.inputs import misfit
 
 
 def check_state(tx: optax.GradientTransformation, params: Any, state: Any) -> None:
-    """Refuses a state that `tx` would not have made for these parameters.
+    """Raises an error unless `tx` could have made the state for these parameters.
 
-    Nothing is computed. Use it after restoring, before the first step.
+    It compares paths and shapes only. Use it after restoring, before the first step.
 
     Args:
       tx: the optimizer.
       params: the parameters, or their shapes as `jax.ShapeDtypeStruct`.
-      state: the state, in any containers that have its paths.
+      state: the state, in any containers with the same paths.
 
     Raises:
-      ValueError: a leaf is missing, is one too many or has another shape; the message
-        names it.
+      ValueError: a leaf is missing, unexpected or of another shape; the message names
+        it.
 
     Examples:
       >>> import jax.numpy as jnp

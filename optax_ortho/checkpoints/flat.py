@@ -1,10 +1,11 @@
-"""A state as named arrays, the plainest checkpoint there is.
+"""States as dicts of named arrays, the simplest kind of checkpoint.
 
-Format 1: one entry a leaf, named by its path in the state, such as
-``inner/inner_states/matrix/inner_state/direction/momentum/mu/dense/kernel``, which has
-the leaf's own dtype and shape, and an entry ``format`` that holds 1. A path is the
-names of the fields of NamedTuples, keys and indices, joined by slashes. Whatever
-changes a path or a shape of a released optimizer's default state raises the number.
+Format 1: one entry for each leaf, with its dtype and shape, named by its path in the
+state, such as
+``inner/inner_states/matrix/inner_state/direction/momentum/mu/dense/kernel``; and an
+entry ``format`` with the value 1. A path joins the fields of NamedTuples, keys and
+indices by slashes. Any change of a path or a shape in the default state of a released
+optimizer increments the format.
 """
 
 from collections.abc import Mapping
@@ -22,13 +23,13 @@ FORMAT = 1
 
 
 def to_flat(state: Any) -> dict[str, np.ndarray]:
-    """A state's arrays by path, for `numpy.savez` or any other store of arrays.
+    """The arrays of a state by path, for `numpy.savez` or any other store of arrays.
 
     Args:
       state: the state of an optimizer.
 
     Returns:
-      Arrays in the memory of the host, by path, and ``format``.
+      Arrays in host memory by path, and the entry ``format``.
 
     Examples:
       >>> sorted(to_flat(optax.trace(0.9).init({"kernel": jnp.ones(2)})))
@@ -42,12 +43,12 @@ def to_flat(state: Any) -> dict[str, np.ndarray]:
 def from_flat(
     tx: optax.GradientTransformation, params: Any, flat: Mapping[str, Any]
 ) -> Any:
-    """The state that `to_flat` made flat.
+    """The state from the arrays of `to_flat`.
 
     Args:
       tx: the optimizer.
       params: its parameters, or their shapes as `jax.ShapeDtypeStruct`.
-      flat: what `to_flat` gave, or `numpy.load` of it with ``allow_pickle=False``.
+      flat: the result of `to_flat`, or `numpy.load` of it with ``allow_pickle=False``.
 
     Returns:
       The state, on the default device.
@@ -74,7 +75,7 @@ def from_flat(
 
     def load(keys, leaf):
         array = np.asarray(arrays[path_of(keys)])
-        # numpy.save keeps the bytes of a bfloat16, but not its name.
+        # numpy.save stores bfloat16 as raw bytes, without the name of the dtype.
         array = array.view(leaf.dtype) if array.dtype.kind == "V" else array
         return jnp.asarray(array, leaf.dtype)
 

@@ -1,9 +1,9 @@
-"""From layers one by one to scanned layers, and back.
+"""Conversion between separate layers and the stacked layers of a scanned model.
 
 A scanned model has one leaf for all its layers, ``layers/kernel`` of shape
-``(number, fan_in, fan_out)``, where the same model has ``layer_0/kernel`` and so on
-without the scan. Both functions change parameters, gradients and states alike, as a
-state holds the parameters' paths.
+``(number, fan_in, fan_out)``, where the same model without the scan has
+``layer_0/kernel`` and so on. Both functions convert parameters, gradients and states
+alike, because a state contains the paths of the parameters.
 """
 
 import re
@@ -17,20 +17,20 @@ import jax.numpy as jnp
 def stack_layers(
     tree: Any, single: str = "layer_{}", stacked: str = "layers", axis: int = 0
 ) -> Any:
-    """Stacks what stands under ``layer_0``, ``layer_1``, ... as ``layers``.
+    """Stacks the leaves under ``layer_0``, ``layer_1``, ... as leaves under ``layers``.
 
     Args:
       tree: parameters, gradients or a state.
       single: the key of one layer, with ``{}`` for its number.
-      stacked: the key of all layers.
+      stacked: the key of the stacked layers.
       axis: the new axis of each leaf.
 
     Returns:
-      The tree, with dicts in the place of mappings. Check a state with `check_state`:
+      The tree, with dicts in place of mappings. Check a state with `check_state`:
       state that is not kept for each matrix does not stack.
 
     Raises:
-      ValueError: no dict has such keys, a number is missing, or layers that differ.
+      ValueError: no dict has such keys, a number is missing, or the layers differ.
 
     Examples:
       >>> stack_layers({"layer_0": {"b": jnp.ones(2)}, "layer_1": {"b": jnp.ones(2)}})
@@ -74,21 +74,20 @@ def unstack_layers(
 
     Args:
       tree: parameters, gradients or a state.
-      number: how many layers there are.
+      number: number of layers.
       single: the key of one layer, with ``{}`` for its number.
-      stacked: the key of all layers.
-      axis: the axis of each leaf along which layers lie.
+      stacked: the key of the stacked layers.
+      axis: the axis of each leaf that counts layers.
 
     Returns:
-      The tree, with dicts in the place of mappings.
+      The tree, with dicts in place of mappings.
 
     Raises:
       ValueError: no dict has the key `stacked`, or a leaf has another number of layers.
 
     Examples:
-      >>> one, two = unstack_layers({"layers": jnp.arange(2)}, number=2).items()
-      >>> print(one, two)
-      ('layer_0', Array(0, dtype=int32)) ('layer_1', Array(1, dtype=int32))
+      >>> unstack_layers({"layers": jnp.arange(2)}, number=2)
+      {'layer_0': Array(0, dtype=int32), 'layer_1': Array(1, dtype=int32)}
     """
 
     def cut(node: dict) -> dict | None:
@@ -116,14 +115,14 @@ def _types(tree: Any) -> Any:
 
 
 def _rewritten(tree: Any, rewrite: Callable[[dict], dict | None], what: str) -> Any:
-    """The tree with its dicts rewritten, where `rewrite` gives something."""
-    done = []
+    """The tree with every dict replaced for which `rewrite` returns another."""
+    replaced = []
 
     def walk(node: Any) -> Any:
         if isinstance(node, Mapping):
             new = rewrite(dict(node))
             if new is not None:
-                done.append(new)
+                replaced.append(new)
                 return new
             return {key: walk(value) for key, value in node.items()}
         if isinstance(node, tuple) and hasattr(node, "_fields"):
@@ -133,6 +132,6 @@ def _rewritten(tree: Any, rewrite: Callable[[dict], dict | None], what: str) -> 
         return node
 
     new = walk(tree)
-    if not done:
+    if not replaced:
         raise ValueError(f"No dict in the tree has {what}.")
     return new

@@ -1,4 +1,4 @@
-"""What parameters are kept within: links of a chain that look at the weights."""
+"""Constraints on the weights and on attention logits, as links of an Optax chain."""
 
 from optax_ortho.constraints.attention import Attention as Attention
 from optax_ortho.constraints.attention import Heads as Heads

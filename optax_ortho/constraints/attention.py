@@ -1,4 +1,4 @@
-"""Which leaves are the queries and keys of attention, and where their heads lie."""
+"""Query and key leaves of attention layers, and the axes of their heads."""
 
 from typing import Any, NamedTuple
 
@@ -9,16 +9,16 @@ from optax_ortho.matrices import path_of
 
 
 class Heads(NamedTuple):
-    """A kernel or a bias of queries or keys, and where its heads are.
+    """A kernel or a bias of queries or keys, and the axis of its heads.
 
     Attributes:
-      path: of the leaf.
+      path: path of the leaf.
       axis: the axis of the heads. Flax's kernels are ``(features, heads, head_dim)``
         and its biases ``(heads, head_dim)``.
-      head_dim: how many entries of a head lie on that axis: 1, or all of them in a
+      head_dim: number of entries of a head along that axis: 1, or all of them in a
         dense kernel ``(features, heads * head_dim)``, whose `axis` is -1.
-      batch: the axes of stacked layers, in the order that they have in the logits; None
-        is the first ones of the leaf.
+      batch: the axes of stacked layers, in their order in the logits; None means the
+        leading axes of the leaf.
     """
 
     path: str
@@ -28,11 +28,11 @@ class Heads(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """The leaves of an attention layer, or of a stack of them.
+    """The leaves of an attention layer, or of a stack of such layers.
 
     Attributes:
-      query: those that queries are linear in: the kernel, and the bias if it has one.
-      key: those that keys are linear in.
+      query: the leaves that compute queries: the kernel, and the bias if there is one.
+      key: the leaves that compute keys.
     """
 
     query: tuple[Heads, ...]
@@ -42,11 +42,11 @@ class Attention(NamedTuple):
 def flax_attention(params: Any) -> dict[str, Attention]:
     """The attention layers of Flax, NNX or Linen, found by the names of their leaves.
 
-    A layer is where there are kernels of ``query`` and ``key`` that give heads, and one
-    of ``out`` that takes them, as in `flax.nnx.MultiHeadAttention` and
-    `flax.linen.MultiHeadDotProductAttention`. Axes of stacked layers have to be the
-    first ones, where `flax.nnx.vmap` and `flax.linen.scan` put them by default. Layers
-    with ``normalize_qk`` are left out: their logits do not follow the kernels.
+    A layer has kernels of ``query`` and ``key`` that produce heads and a kernel of
+    ``out`` that consumes them, as in `flax.nnx.MultiHeadAttention` and
+    `flax.linen.MultiHeadDotProductAttention`. Axes of stacked layers have to come
+    first, where `flax.nnx.vmap` and `flax.linen.scan` put them by default. Layers with
+    ``normalize_qk`` are skipped: scaling their kernels does not change their logits.
 
     Args:
       params: the parameters, or their shapes.
@@ -55,7 +55,7 @@ def flax_attention(params: Any) -> dict[str, Attention]:
       The layers by path.
 
     Raises:
-      ValueError: there is none.
+      ValueError: no attention layer was found.
 
     Examples:
       >>> from flax import nnx
@@ -90,19 +90,19 @@ def flax_attention(params: Any) -> dict[str, Attention]:
 
 
 def _has_heads(shapes: dict[str, tuple[int, ...]], inside: str) -> bool:
-    """Whether what lies under a path are the kernels of attention with heads."""
+    """Whether the kernels under a path form an attention layer with heads."""
     query, key, out = (
         shapes.get(f"{inside}{name}/kernel", ()) for name in ("query", "key", "out")
     )
     if len(query) < 3 or not len(query) == len(key) == len(out):
         return False
-    # Stacked dense kernels have three axes too, but none takes (heads, head_dim).
-    taken, given = (*out[:-3], *out[-3:-1]), (*query[:-3], *query[-2:])
-    return taken == given and f"{inside}query_ln/scale" not in shapes
+    # Stacked dense kernels have three axes too, but none consumes (heads, head_dim).
+    consumed, produced = (*out[:-3], *out[-3:-1]), (*query[:-3], *query[-2:])
+    return consumed == produced and f"{inside}query_ln/scale" not in shapes
 
 
 def leaves_by_path(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by path; a dict that has paths for keys is read as a tree.
+    """The leaves of a tree by path; a dict whose keys are paths is read as a tree.
 
     Examples:
       >>> leaves_by_path({"a/b": 1}) == leaves_by_path({"a": {"b": 1}})

@@ -1,6 +1,6 @@
-"""Weight decay that waits for the update to agree.
+"""Weight decay applied only where it agrees with the update.
 
-For every weight w with direction u, of which the step goes against:
+For every weight w with direction u (the step is minus the learning rate times u):
 
     u <- u + weight_decay w    where u w >= 0
     u <- u                     elsewhere
@@ -19,16 +19,16 @@ from optax_ortho.checks import check_number
 
 
 def cautious_decay(weight_decay: Any, mask: Any = None) -> optax.GradientTransformation:
-    """Adds decayed parameters where they have the sign of the direction.
+    """Adds ``weight_decay * w`` where a weight and its direction have the same sign.
 
-    A step goes against the direction, so there it makes the weight smaller already; a
-    direction of zero counts as agreement. It stands where `optax.add_decayed_weights`
-    stands: before the learning rate, which turns the sign.
+    There the step already makes the weight smaller. A direction of zero counts as
+    agreement. Use it in the place of `optax.add_decayed_weights`: before the scaling
+    by the learning rate, which changes the sign.
 
     Args:
-      weight_decay: the decay.
-      mask: a tree of booleans, or a function of the parameters that gives one: which
-        leaves decay. None is all.
+      weight_decay: the decay rate, at least 0.
+      mask: a tree of booleans that selects the leaves that decay, or a function from
+        the parameters to such a tree. None means all leaves.
 
     Returns:
       A transformation without state.
@@ -45,7 +45,7 @@ def cautious_decay(weight_decay: Any, mask: Any = None) -> optax.GradientTransfo
     """
     check_number("weight_decay", weight_decay)
 
-    def one_leaf(u, w):
+    def decayed(u, w):
         # Signs, because a product of small float16 numbers is zero.
         agrees = jnp.sign(u) * jnp.sign(w) >= 0
         return (u + jnp.where(agrees, weight_decay * w, 0)).astype(u.dtype)
@@ -53,7 +53,7 @@ def cautious_decay(weight_decay: Any, mask: Any = None) -> optax.GradientTransfo
     def add(updates, params):
         if params is None:
             raise ValueError("The weight decay needs params in update.")
-        return jax.tree.map(one_leaf, updates, params)
+        return jax.tree.map(decayed, updates, params)
 
     decay = optax.stateless(add)
     return decay if mask is None else optax.masked(decay, mask)

@@ -1,12 +1,13 @@
-"""Matrices that stay on the sphere of the Frobenius norm they began with.
+"""Matrices constrained to the Frobenius norm that they were initialized with.
 
 For every weight matrix W with norm R at the start and direction U, one step is
 
     step       W <- W - learning_rate R U / |U|_F
     project    W <- R W / |W|_F
 
-so the learning rate is the length of the step over that of the weights, whatever their
-shape. There is no weight decay: it points to the center, and is projected away.
+so the learning rate is the norm of the step relative to the norm of the weights,
+whatever their shape. Weight decay would have no effect: it is radial, and projected
+away.
 
 References:
   Wen et al., `Fantastic Pretraining Optimizers and Where to Find Them II: Hyperball
@@ -25,22 +26,22 @@ from optax_ortho.matrices import AxesOf, MatrixAxes, last_two
 
 
 class HyperballState(NamedTuple):
-    """The norms R at the start, a leaf's shape without its fan-in and fan-out axes."""
+    """The initial norms R, in a leaf's shape without its fan-in and fan-out axes."""
 
     radius: Any
 
 
 def hyperball(axes: AxesOf = last_two) -> optax.GradientTransformationExtraArgs:
-    """Makes steps relative to the norm of a matrix, and keeps that norm.
+    """Takes steps relative to the norm of a matrix, and restores that norm after each.
 
-    It stands last, after the learning rate. What comes in is taken for the step over R,
-    so the direction has to have norm 1: `trust_region.normalized` with "matrix" does
-    that. Of a fused leaf each block has a sphere of its own.
+    Put it last in a chain, after the learning rate. Incoming updates are in units of R,
+    so the direction has to have norm 1, which `trust_region.normalized` with "matrix"
+    ensures. Each block of a fused leaf has its own norm.
 
-    A step of zero, one that is not finite, or one that ends in the center leaves its
-    matrix as it is. **A matrix that is zero at init stays zero**: its sphere is a
-    point. Leave it out with `optax.masked`, as vectors. In half precision the norm is
-    kept to the rounding of the sum of parameters and updates.
+    A matrix does not move if its step is zero, is not finite, or ends at the origin.
+    **A matrix that is zero at init stays zero**: its norm is kept at zero. Exclude such
+    matrices, and vectors, with `optax.masked`. In half precision the norm is accurate
+    to the rounding of the sum of parameters and updates.
 
     Args:
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
@@ -49,7 +50,7 @@ def hyperball(axes: AxesOf = last_two) -> optax.GradientTransformationExtraArgs:
       The transformation, whose state is in float32 or better.
 
     Raises:
-      ValueError: at init a leaf that is not a matrix, and an update without parameters.
+      ValueError: at init, a leaf that is not a matrix; in ``update``, no parameters.
 
     Examples:
       >>> w = jnp.array([[3.0, 0.0], [0.0, 4.0]])
@@ -66,28 +67,27 @@ def hyperball(axes: AxesOf = last_two) -> optax.GradientTransformationExtraArgs:
       >>> tx = optax.chain(direction, optax.scale_by_learning_rate(0.01), hyperball())
     """
 
-    def radius_of(one, block):
-        over = one.fan_in + one.fan_out
-        return jnp.squeeze(_norm(block, one), over)
+    def radius_of(axes, block):
+        return jnp.squeeze(_norm(block, axes), axes.fan_in + axes.fan_out)
 
-    def measure(one, scale, block, zero):
+    def measure(axes, scale, block, zero):
         del scale, zero
-        return block, radius_of(one, block)
+        return block, radius_of(axes, block)
 
-    def project(one, scale, step, w, radius):
-        del scale  # Of the step, which has it already.
-        over = one.fan_in + one.fan_out
+    def project(axes, scale, step, w, radius):
+        del scale  # The step is scaled already.
+        over = axes.fan_in + axes.fan_out
         r = jnp.expand_dims(radius, over)
         old = w.astype(r.dtype)
         new = old + r * step.astype(r.dtype)
-        norm = _norm(new, one)
+        norm = _norm(new, axes)
         moves = jnp.any(step != 0, over, keepdims=True)
         moves &= (norm > 0) & jnp.isfinite(norm)
         new = new * (r / jnp.where(moves, norm, 1))
         return jnp.where(moves, new - old, 0).astype(step.dtype), radius
 
     def init(params):
-        # A tree of the right structure, and then what is in it.
+        # First a tree of the right structure, then its values.
         zeros = init_blocks(radius_of, axes, params)
         return HyperballState(map_blocks(measure, axes, zeros, params)[1])
 
@@ -101,7 +101,7 @@ def hyperball(axes: AxesOf = last_two) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _norm(x: jax.Array, one: MatrixAxes) -> jax.Array:
-    """Frobenius norms, by way of the RMS, so that no square overflows."""
-    over = one.fan_in + one.fan_out
+def _norm(x: jax.Array, axes: MatrixAxes) -> jax.Array:
+    """Frobenius norms, computed from the RMS, so that no square overflows."""
+    over = axes.fan_in + axes.fan_out
     return rms(x, over) * math.sqrt(length(x.shape, over))

@@ -1,22 +1,23 @@
-"""Attention logits kept below a threshold by smaller queries and keys (MuonClip).
+"""Attention logits kept below a threshold by scaling queries and keys (MuonClip).
 
-With S_h the largest logit of head h before the softmax, seen in the forward pass, and
-W the weights after the optimizer's step:
+With S_h the largest logit of head h before the softmax, observed in the forward pass,
+and W the weights after the optimizer's step:
 
     gamma_h = tau / S_h    where S_h > tau, else 1
     W_query,h <- gamma_h^alpha W_query,h
     W_key,h   <- gamma_h^(1 - alpha) W_key,h
 
-so the head's logits are multiplied by gamma_h. Where a key head k has a group of query
-heads, it takes what is common to all of them, and each query the rest of its own:
+so the head's logits are multiplied by gamma_h. A key head k that serves a group of
+query heads takes the factor common to all of them, and each query takes the rest:
 
     kappa_k = max_h gamma_h    over the heads h of the group
     W_key,k   <- kappa_k^(1 - alpha) W_key,k
     W_query,h <- gamma_h / kappa_k^(1 - alpha) W_query,h
 
 Nothing grows, each head's logits are multiplied by its own gamma_h, and a head below
-the threshold keeps its query and its key. It is the paper's rule for the rotary key
-that all heads share, which stays as it is while the queries take all of gamma_h.
+the threshold keeps its query and its key. The paper's rule for the rotary key that all
+heads share is a special case: the key stays as it is and the queries take all of
+gamma_h.
 
 References:
   Kimi Team, `Kimi K2 <https://arxiv.org/abs/2507.20534>`_, 2025, algorithm 1
@@ -35,12 +36,13 @@ from optax_ortho.matrices import path_of
 
 
 class QkClipState(NamedTuple):
-    """Of the last step.
+    """Statistics of the last step.
 
     Attributes:
       smallest_gamma: the smallest factor of a head's logits; 1 if none was clipped.
-      clipped_heads: how many were.
-      unread_heads: how many had a largest logit that is not finite, and were not.
+      clipped_heads: number of heads that were clipped.
+      unread_heads: number of heads that were left alone because their largest logit
+        was not finite.
     """
 
     smallest_gamma: jax.Array
@@ -51,30 +53,30 @@ class QkClipState(NamedTuple):
 def qk_clip(
     layers: Mapping[str, Attention], tau: Any = 100.0, alpha: Any = 0.5
 ) -> optax.GradientTransformationExtraArgs:
-    """Scales queries and keys down where their logits are above a threshold.
+    """Scales queries and keys down where their logits exceed a threshold.
 
-    It stands last in a chain, where the updates are what will be added to the
-    parameters. Its ``update`` needs ``params`` and ``max_logits=``: for each layer an
-    array ``(..., heads)`` of the largest logits of its query heads, as they enter the
-    softmax, over the batch and all pairs of positions that are not masked. With
-    `optax.MultiSteps`, over all batches of a step. They are of the weights before the
-    step, so logits may pass the threshold by as much as one step moves them.
+    Put it last in a chain, where the updates are added to the parameters as they are.
+    Its ``update`` needs ``params`` and ``max_logits=``: for each layer, an array
+    ``(..., heads)`` of the largest logit of each query head before the softmax, over
+    the batch and all pairs of positions that are not masked. With `optax.MultiSteps`,
+    take the largest over all batches of a step. The logits belong to the weights before
+    the step, so logits may exceed the threshold by as much as one step changes them.
 
-    A head whose largest logit is not finite is not clipped. Query head h has key head
-    ``h // (heads / key heads)``. What makes logits other than linear in a query, such
-    as a norm of queries and keys, makes this useless.
+    A head whose largest logit is not finite is not clipped. Query head h uses key head
+    ``h // (heads / key heads)``. If logits are not linear in a query, for example
+    because queries and keys are normalized, clipping has no effect.
 
     Args:
       layers: the leaves of each layer, by its path in ``max_logits``, which is a tree
-        or a dict of paths; `flax_attention` finds those of Flax.
-      tau: the threshold.
-      alpha: the share of the query, from 0 to 1.
+        or a dict of paths; `flax_attention` finds the layers of a Flax model.
+      tau: the threshold, above 0.
+      alpha: the exponent of gamma for the query, from 0 to 1; the key takes the rest.
 
     Returns:
-      The transformation; updates of heads below the threshold pass as they are.
+      The transformation; updates of heads below the threshold are unchanged.
 
     Raises:
-      ValueError: an argument out of range, or a leaf named twice; in ``update`` leaves
+      ValueError: an argument out of range, or a leaf named twice; in ``update``, leaves
         or logits that are missing or do not fit.
       TypeError: a layer that does not name its leaves by `Heads`.
 
@@ -83,8 +85,8 @@ def qk_clip(
       >>> layers = {"attention": Attention((Heads("query"),), (Heads("key"),))}
       >>> tx = optax.chain(optax.sgd(0.1), qk_clip(layers))
       >>> gradient, state = optax.tree.zeros_like(params), tx.init(params)
-      >>> seen = {"attention": jnp.array([50.0, 400.0])}
-      >>> updates, _ = tx.update(gradient, state, params, max_logits=seen)
+      >>> logits = {"attention": jnp.array([50.0, 400.0])}
+      >>> updates, _ = tx.update(gradient, state, params, max_logits=logits)
       >>> print(optax.apply_updates(params, updates)["query"][0, :, 0])
       [1.  0.5]
     """
@@ -106,12 +108,12 @@ def qk_clip(
             raise ValueError("qk_clip needs params in update.")
         weights = _find_all(layers, params, "parameters")
         steps = _find_all(layers, updates, "updates")
-        seen, gammas, unread, new = leaves_by_path(max_logits), [], [], {}
+        observed, gammas, unread, new = leaves_by_path(max_logits), [], [], {}
         for layer, attention in layers.items():
-            logits = _logits(seen, layer)
+            logits = _logits(observed, layer)
             finite = jnp.isfinite(logits)
-            loud = finite & (logits > tau)
-            gamma = jnp.where(loud, tau / jnp.where(loud, logits, 1), 1)
+            exceeds = finite & (logits > tau)
+            gamma = jnp.where(exceeds, tau / jnp.where(exceeds, logits, 1), 1)
             gamma = gamma.astype(jnp.float32)
             for heads, factor in _factors(layer, attention, gamma, alpha, weights):
                 path = heads.path
@@ -136,7 +138,7 @@ def _factors(
     alpha: Any,
     weights: Mapping[str, jax.Array],
 ) -> list[tuple[Heads, jax.Array]]:
-    """What each leaf of a layer is multiplied by, with the axes of the leaf."""
+    """The factor of each leaf of a layer, broadcastable to the leaf."""
     *stack, number = gamma.shape
     first = attention.key[0]
     axis = _axes(layer, first, weights[first.path], len(stack))[-1]
@@ -144,7 +146,7 @@ def _factors(
     if keys == 0 or number % keys:
         raise ValueError(
             f"Attention layer {layer!r}: key {first.path!r} has {keys} heads, and "
-            f"max_logits are of {number}, which cannot be put into groups of one size."
+            f"max_logits has {number}, which is not a multiple of that."
         )
     shared = gamma.reshape(*stack, keys, number // keys).max(-1)
     key = (shared ** (1 - alpha)).astype(gamma.dtype)
@@ -157,15 +159,15 @@ def _factors(
 
 
 def _spread(layer: str, heads: Heads, leaf: jax.Array, factor: jax.Array) -> jax.Array:
-    """One factor a head, laid along the axes of a leaf."""
+    """The factors of the heads, reshaped to broadcast to a leaf."""
     axes = _axes(layer, heads, leaf, factor.ndim - 1)
     factor = jnp.repeat(factor, heads.head_dim, axis=-1)
-    found = tuple(leaf.shape[axis] for axis in axes)
-    if found != factor.shape:
+    sizes = tuple(leaf.shape[axis] for axis in axes)
+    if sizes != factor.shape:
         raise ValueError(
             f"Attention layer {layer!r}: leaf {heads.path!r} of shape {leaf.shape} has "
-            f"{found} along axes {axes}, those of stacked layers and of heads, and by "
-            f"max_logits it would be {factor.shape}."
+            f"{sizes} along axes {axes} (stacked layers and heads), but max_logits "
+            f"gives {factor.shape}."
         )
     order = sorted(range(len(axes)), key=axes.__getitem__)
     shape = [size if i in axes else 1 for i, size in enumerate(leaf.shape)]
@@ -173,7 +175,7 @@ def _spread(layer: str, heads: Heads, leaf: jax.Array, factor: jax.Array) -> jax
 
 
 def _axes(layer: str, heads: Heads, leaf: jax.Array, stacked: int) -> tuple[int, ...]:
-    """The axes of stacked layers and that of heads, counted from 0."""
+    """The axes of stacked layers and the axis of heads, counted from 0."""
     batch = tuple(range(stacked)) if heads.batch is None else tuple(heads.batch)
     axes, ndim = (*batch, heads.axis), leaf.ndim
     inside = all(-ndim <= axis < ndim for axis in axes)
@@ -188,29 +190,29 @@ def _axes(layer: str, heads: Heads, leaf: jax.Array, stacked: int) -> tuple[int,
 
 
 def _scaled(step: jax.Array, weight: jax.Array, factor: jax.Array) -> jax.Array:
-    """The step to scaled weights; where nothing is scaled, the step itself."""
+    """The step that ends at the scaled weights; the step itself if factor is 1."""
     dtype = jnp.promote_types(jnp.promote_types(step.dtype, weight.dtype), factor.dtype)
     weight, wide = weight.astype(dtype), step.astype(dtype)
     new = factor.astype(dtype) * (weight + wide) - weight
     return jnp.where(factor < 1, new, wide).astype(step.dtype)
 
 
-def _logits(seen: Mapping[str, Any], layer: str) -> jax.Array:
-    if layer not in seen:
+def _logits(observed: Mapping[str, Any], layer: str) -> jax.Array:
+    if layer not in observed:
         raise ValueError(
             "qk_clip needs max_logits= in update, the largest logit of each head of "
-            f"each attention layer: there is none for {layer!r}, but for {[*seen]}."
+            f"each attention layer. It has {[*observed]}, but not {layer!r}."
         )
-    logits = jnp.asarray(seen[layer])
+    logits = jnp.asarray(observed[layer])
     if logits.ndim == 0:
         raise ValueError(
-            f"max_logits of {layer!r} is one number; it has to be one for each head."
+            f"max_logits of {layer!r} is a scalar; it has to have an entry a head."
         )
     return logits.astype(jnp.float32)
 
 
 def _find_all(layers: Mapping[str, Attention], tree: Any, what: str) -> dict[str, Any]:
-    """The leaves of a tree by path, with all that the layers name among them."""
+    """The leaves of a tree by path, checked to include all that the layers name."""
     leaves = leaves_by_path(tree)
     for layer, attention in layers.items():
         for heads in (*attention.query, *attention.key):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from optax_ortho.boxes import state_structure
 from optax_ortho.layouts.alongside import from_owners, to_owners
 from optax_ortho.layouts.sharded import Sharded
 from optax_ortho.matrices import AxesOf, axes_at, path_of
@@ -72,16 +73,16 @@ class ByLeaf:
     def entries(self, state: Any, tree: Any, with_bias: bool) -> Entries:
         """See `Form`."""
         del with_bias
-        paths, treedef = paths_of(self.kernels)
+        paths, structure = self._states_of(self.kernels)
         own, _ = paths_of(tree)
-        every = zip(paths, treedef.flatten_up_to(state), strict=True)
+        every = zip(paths, structure.flatten_up_to(state), strict=True)
         return {path: one for path, one in every if path in own}
 
     def merged(self, parts: dict[bool, Entries]) -> Any:
         """See `Form`."""
-        paths, treedef = paths_of(self.kernels)
+        paths, structure = self._states_of(self.kernels)
         every = parts[False] | parts[True]
-        return treedef.unflatten([every[path] for path in paths])
+        return structure.unflatten([every[path] for path in paths])
 
     def sent(self, tree: Any, values: Entries) -> Entries:
         """See `Form`."""
@@ -102,27 +103,30 @@ class ByLeaf:
 
     def zipped(self, tree: Any, columns: Sequence[Entries]) -> Any:
         """See `Form`."""
-        paths, treedef = paths_of(tree)
-        fused = self._fused(tree)
+        paths, structure = self._states_of(tree)
         ones = [[column[path] for column in columns] for path in paths]
-        return treedef.unflatten(
+        return structure.unflatten(
             [
                 tuple(zip(*one, strict=True)) if split else tuple(one)
-                for one, split in zip(ones, fused, strict=True)
+                for one, split in zip(ones, self._fused(tree), strict=True)
             ]
         )
 
     def unzipped(self, tree: Any, state: Any) -> list[Entries]:
         """See `Form`."""
-        paths, treedef = paths_of(tree)
+        paths, structure = self._states_of(tree)
         ones = [
             tuple(zip(*one, strict=True)) if split else one
             for one, split in zip(
-                treedef.flatten_up_to(state), self._fused(tree), strict=True
+                structure.flatten_up_to(state), self._fused(tree), strict=True
             )
         ]
         columns = zip(*ones, strict=True)
         return [dict(zip(paths, column, strict=True)) for column in columns]
+
+    def _states_of(self, tree: Any) -> tuple[list[str], Any]:
+        """The paths of some kernels, and the structure of their states."""
+        return paths_of(tree)[0], state_structure(tree, self._fused(tree))
 
     def _fused(self, tree: Any) -> list[bool]:
         keyed = jax.tree_util.tree_leaves_with_path(tree)

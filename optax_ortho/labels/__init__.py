@@ -2,6 +2,7 @@
 
 from optax_ortho.labels.argument import resolve as resolve
 from optax_ortho.labels.model import label as label
+from optax_ortho.labels.policy import Policy as Policy
 from optax_ortho.labels.roles import ROLES as ROLES
 from optax_ortho.labels.roles import UNDECIDED as UNDECIDED
 from optax_ortho.labels.roles import Label as Label

@@ -1,15 +1,13 @@
-"""From what the layers of a model declare to its labels, asking where they do not."""
+"""A parameter and what its layer declares, stacked or not; and what has to be asked."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from optax_ortho.labels.layers import Declared
-from optax_ortho.labels.patterns import Patterns
-from optax_ortho.labels.roles import MATRIX, Label, as_label
+from optax_ortho.labels.program import Reading
 from optax_ortho.labels.stacks import added_axes, lift
-from optax_ortho.labels.table import Labels
-from optax_ortho.labels.words import routers, said_role, says_head
+from optax_ortho.labels.words import said_role
 from optax_ortho.matrices import MatrixAxes
 
 MESSAGE = 490  # An error is read in a terminal: at most so many characters.
@@ -24,6 +22,8 @@ class Leaf:
       shape: its shape, stacked or not.
       declared: what its layer says; None if no layer does.
       stated: a role in the parameter's own metadata, which outranks its layer.
+      reading: what the program says.
+      named: whether `declared` is read from names and not from the type of a layer.
       unit: the path of the attention or recurrent cell it is a part of. The parts of a
         unit are stacked alike, and none is the head of the model.
     """
@@ -33,72 +33,39 @@ class Leaf:
     declared: Declared | None = None
     stated: Any = None
     unit: str | None = None
+    reading: Reading | None = None
+    named: bool = False
 
 
-def decide(
-    leaves: Sequence[Leaf],
-    overrides: Mapping[str, Any] | None,
-    scan_axis: int | Sequence[int] | None,
-    call: str,
-) -> Labels:
-    """The label of every leaf: by override, metadata, then layer, if not a router's.
-
-    Args:
-      leaves: the parameters.
-      overrides: ordered patterns and what they say; the first that covers a path wins.
-      scan_axis: the stack axis, where the shapes allow several.
-      call: how the user called, for messages: "label(model" and an open bracket.
-
-    Raises:
-      ValueError: a leaf that nothing decides, or an override that covers no leaf.
-    """
-    rules = Patterns(tuple((overrides or {}).items()))
-    rules.check_used(leaf.path for leaf in leaves)
-    routing = routers(leaf.path for leaf in leaves)
-
-    def answer(leaf):
-        given = rules.find(leaf.path)
-        given = leaf.stated if given is None else given
-        might = leaf.declared is None or leaf.declared.role == MATRIX
-        return "vector" if given is None and might and leaf.path in routing else given
-
-    answers = [answer(leaf) for leaf in leaves]
-    unknown = [
-        leaf
-        for leaf, answer in zip(leaves, answers, strict=True)
-        if answer is None and leaf.declared is None
-    ]
-    if unknown:
-        raise ValueError(_question(unknown, call))
-
-    def label(leaf, answer):
-        declared = leaf.declared
-        bare = isinstance(answer, str) and answer == MATRIX
-        if answer is None and declared.role != MATRIX:
-            return Label(declared.role)
-        if answer is None and leaf.unit is None and says_head(leaf.path):
-            return Label("head")
-        if answer is None or (bare and declared is not None and declared.axes):
-            axes = _stacked_axes(leaf, declared, leaves, scan_axis, call)
-            return as_label(axes, leaf.path, leaf.shape)
-        return as_label(answer, leaf.path, leaf.shape)
-
-    return Labels(
-        tuple(
-            (leaf.path, leaf.shape, label(leaf, answer))
-            for leaf, answer in zip(leaves, answers, strict=True)
-        )
-    )
+def stacked_choices(leaf: Leaf) -> list[MatrixAxes]:
+    """The axes that a layer declares, counted in the leaf, for every possible stack."""
+    declared = leaf.declared
+    if declared is None or declared.axes is None or declared.shape is None:
+        return []
+    found = added_axes(leaf.shape, declared.shape)
+    return [lift(declared.axes, added) for added in found]
 
 
-def _stacked_axes(
+def stacked_axes(
     leaf: Leaf,
-    declared: Declared,
     leaves: Sequence[Leaf],
     scan_axis: int | Sequence[int] | None,
     call: str,
 ) -> MatrixAxes:
-    """The declared axes, counted in the leaf as it is stacked."""
+    """The axes that a layer declares, counted in the leaf as it is stacked.
+
+    Args:
+      leaf: a parameter whose layer declares axes.
+      leaves: all parameters; those of one attention or cell are stacked alike.
+      scan_axis: the axis of the stack, where the shapes allow several.
+      call: the call of `label`, for messages.
+
+    Raises:
+      ValueError: a shape that is no stack of what the layer makes, or several axes that
+        may be that of the stack.
+    """
+    declared = leaf.declared
+    assert declared is not None
     assert declared.axes is not None and declared.shape is not None
     ndim = len(leaf.shape)
     found = added_axes(leaf.shape, declared.shape)
@@ -130,7 +97,7 @@ def _stacked_axes(
     return lift(declared.axes, choices[0])
 
 
-def _question(leaves: Sequence[Leaf], call: str) -> str:
+def question(leaves: Sequence[Leaf], call: str) -> str:
     """What to ask, with the code of a possible answer, for as many leaves as fit."""
     text = ""
     for shown in (leaves[:3], leaves[:2], leaves[:1]):

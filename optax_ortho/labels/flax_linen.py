@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from optax_ortho.labels import traced
 from optax_ortho.labels.exact import Leaf
 from optax_ortho.labels.layers import (
     BIAS,
@@ -23,6 +24,8 @@ from optax_ortho.labels.layers import (
     dense,
     einsum,
 )
+from optax_ortho.labels.program import Reading
+from optax_ortho.labels.program.trace import is_array
 from optax_ortho.labels.rules import is_vector
 from optax_ortho.matrices import path_of
 
@@ -76,17 +79,49 @@ def leaves(
     return [leaf(path_of(keys), tuple(value.shape)) for keys, value in keyed]
 
 
+def readings(
+    model: nn.Module, inputs: Sequence[Any], arguments: Mapping[str, Any]
+) -> dict[str, Reading]:
+    """What the program says of every parameter, by its path in "params".
+
+    Args:
+      model: a module.
+      inputs: example inputs, or their shapes.
+      arguments: keyword arguments of the module's call; ``method`` names another.
+    """
+    variables = dict(_shapes(model, inputs, arguments))
+    params = variables.pop("params", {})
+    mutable = [*variables, "intermediates"]
+
+    def call(params, others, *inputs, **arguments):
+        results, _ = model.apply(
+            {"params": params, **others},
+            *inputs,
+            rngs=_rngs(),
+            mutable=mutable,
+            **arguments,
+        )
+        return results
+
+    return traced.readings(call, params, inputs, arguments, constants=variables)
+
+
+def _rngs() -> dict[str, jax.Array]:
+    """Keys for a call; streams of other names fall back on that of the parameters."""
+    return {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+
+
 def _shapes(model: nn.Module, inputs: Sequence[Any], arguments: Mapping) -> Any:
     """`model.init` without computing; what is no array, as ``train=True``, is kept."""
     given, structure = jax.tree.flatten((tuple(inputs), dict(arguments)))
-    arrays = {i: x for i, x in enumerate(given) if hasattr(x, "shape")}
+    arrays = {i: x for i, x in enumerate(given) if is_array(x)}
 
-    def init(rng, arrays):
+    def init(arrays):
         filled = [arrays.get(i, x) for i, x in enumerate(given)]
         args, kwargs = jax.tree.unflatten(structure, filled)
-        return model.init(rng, *args, **kwargs)
+        return nn.unbox(model.init(_rngs(), *args, **kwargs))
 
-    return jax.eval_shape(init, jax.random.key(0), arrays)
+    return jax.eval_shape(init, arrays)
 
 
 @functools.singledispatch

@@ -6,11 +6,12 @@ beyond those are the stack's.
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flax import nnx
 
+from optax_ortho.labels import traced
 from optax_ortho.labels.exact import Leaf
 from optax_ortho.labels.layers import (
     BIAS,
@@ -23,17 +24,20 @@ from optax_ortho.labels.layers import (
     dense,
     einsum,
 )
+from optax_ortho.labels.program import Reading
 from optax_ortho.labels.rules import is_vector
 from optax_ortho.labels.stacks import added_axes
 
 UNITS = (nnx.LoRA, nnx.MultiHeadAttention, nnx.RNNCellBase)
 
 
-def leaves(model: nnx.Module) -> list[Leaf]:
-    """Every `nnx.Param` of a model; one that is shared appears once.
+def leaves(model: nnx.Module, wrt: Any = None) -> list[Leaf]:
+    """Every trained variable of a model; one that is shared appears once.
 
     Args:
       model: a module, of arrays or of `nnx.eval_shape`.
+      wrt: a filter of the variables that are trained, as for `nnx.Optimizer`; None is
+        `nnx.Param`, and what else a layer declares.
 
     Returns:
       The leaves, in the order of `nnx.state`.
@@ -65,11 +69,43 @@ def leaves(model: nnx.Module) -> list[Leaf]:
             unit=next(("/".join(map(str, unit)) for unit in inside), None),
         )
 
+    if wrt is not None:
+        is_trained = nnx.filterlib.to_predicate(wrt)
+        return [
+            leaf(path, node)
+            for path, node in nodes
+            if isinstance(node, nnx.Variable) and is_trained(path, node)
+        ]
     return [
         leaf(path, node)
         for path, node in nodes
         if isinstance(node, nnx.Param) or id(node) in declared
     ]
+
+
+def readings(
+    function: Callable[..., Any],
+    model: nnx.Module,
+    inputs: Sequence[Any],
+    arguments: Mapping[str, Any],
+    wrt: Any = None,
+) -> dict[str, Reading]:
+    """What the program says of every trained variable, by its path.
+
+    Args:
+      function: called as ``function(model, *inputs, **arguments)``.
+      model: a module, of arrays or of `nnx.eval_shape`; it is not changed.
+      inputs: the positional arguments.
+      arguments: the keyword arguments.
+      wrt: a filter of the variables that are trained; None is `nnx.Param`.
+    """
+    trained = nnx.Param if wrt is None else wrt
+    graph, params, others = nnx.split(model, trained, ...)
+
+    def call(params, others, *inputs, **arguments):
+        return function(nnx.merge(graph, params, others), *inputs, **arguments)
+
+    return traced.readings(call, params, inputs, arguments, constants=others)
 
 
 @functools.singledispatch

@@ -16,6 +16,7 @@ ROLES = {
     MATRIX: "a hidden matrix, or a stack of them: orthogonalized",
     "embedding": "a table that is looked up: tokens, positions",
     "head": "the last projection, to logits or classes",
+    "input": "a matrix that sees the inputs, where a policy leaves it to the fallback",
     "norm": "a parameter of a normalization layer",
     "bias": "a bias, with as many axes as its layer has outputs",
     "vector": "one value a feature, a matrix of one row or column, a router of experts",

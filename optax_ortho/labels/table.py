@@ -5,7 +5,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -14,6 +14,18 @@ from optax_ortho.matrices import MatrixAxes
 from optax_ortho.tables import aligned, leaf_count, wrapped
 
 Row = tuple[str, tuple[int, ...], Label]
+
+
+class Remark(NamedTuple):
+    """The origin of a label, and notes on its leaf.
+
+    Attributes:
+      how: "override", "metadata", "program", "module" or "name".
+      notes: short phrases.
+    """
+
+    how: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -25,20 +37,24 @@ class Labels:
 
     Args:
       rows: the path, the shape and the label of each leaf.
+      remarks: the source of each label, and notes; one a row, or none.
+      footnotes: notes on the model as a whole.
 
     Examples:
       >>> matrix = Label("matrix", MatrixAxes((0,), (1,)))
       >>> print(Labels((("up", (6, 8), matrix), ("bias", (8,), Label("bias")))))
-      path  shape   role    axes    group
-      ----  ------  ------  ------  --------------
-      up    (6, 8)  matrix  0 -> 1  orthogonalized
-      bias  (8,)    bias            fallback
+      path  shape   role    axes
+      ----  ------  ------  ------
+      up    (6, 8)  matrix  0 -> 1
+      bias  (8,)    bias
       <BLANKLINE>
       orthogonalized  1 leaf, 48 parameters: matrix 1 (48)
       fallback        1 leaf, 8 parameters: bias 1 (8)
     """
 
     rows: tuple[Row, ...]
+    remarks: tuple[Remark, ...] = ()
+    footnotes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -89,12 +105,23 @@ class Labels:
         return matrix_axes(self.label(path, leaf), path, leaf)
 
     def __str__(self) -> str:
-        heading = ("path", "shape", "role", "axes", "group")
+        heading = ["path", "shape", "role", "axes"]
         rows = [
-            (path, shape, label.role, _axes(label, len(shape)), _group(label))
+            [path, shape, label.role, _axes(label, len(shape))]
             for path, shape, label in self.rows
         ]
-        return "\n\n".join(filter(None, [aligned(heading, rows), self._counts()]))
+        if self.remarks:
+            heading.append("how")
+            for row, remark in zip(rows, self.remarks, strict=True):
+                row.append(remark.how)
+        if any(remark.notes for remark in self.remarks):
+            heading.append("notes")
+            for row, remark in zip(rows, self.remarks, strict=True):
+                row.append("; ".join(remark.notes))
+        notes = "\n".join(wrapped(f"! {note}", 2) for note in self.footnotes)
+        return "\n\n".join(
+            filter(None, [aligned(heading, rows), self._counts(), notes])
+        )
 
     __repr__ = __str__
 

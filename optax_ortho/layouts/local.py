@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from optax_ortho.boxes import state_structure
 from optax_ortho.matrices import (
     AxesOf,
     MatrixAxes,
@@ -73,9 +74,11 @@ class Local:
         leaves = [treedef.flatten_up_to(operand) for operand in operands]
         if state is None:
             call = lambda *xs: (f(*xs[:-1]), None)  # noqa: E731
-            states = [None] * len(keyed)
+            structure, states = treedef, [None] * len(keyed)
         else:
-            call, states = f, treedef.flatten_up_to(state)
+            fused = [one_axes.split is not None for one_axes in leaf_axes]
+            call, structure = f, state_structure(operands[0], fused)
+            states = structure.flatten_up_to(state)
 
         tasks = []
         for *arrays, one_axes, one_state in zip(
@@ -92,7 +95,7 @@ class Local:
             new = tuple(s for _, s in pairs) if one_axes.split else pairs[0][1]
             new_states.append(new if state is None else jax.tree.map(_like, new, old))
         tree = treedef.unflatten(out)
-        return tree if state is None else (tree, treedef.unflatten(new_states))
+        return tree if state is None else (tree, structure.unflatten(new_states))
 
     def init(self, f: Callable, axes: AxesOf, tree: Any) -> Any:
         """The state of every matrix of a tree, for `map`.
@@ -106,8 +109,9 @@ class Local:
           A tree holding at each leaf the state of its matrices, with the leaf's batch
           axes in front; for a fused leaf, a tuple of them.
         """
-
-        def on_leaf(keys, leaf):
+        keyed, _ = jax.tree_util.tree_flatten_with_path(tree)
+        found, fused = [], []
+        for keys, leaf in keyed:
             one_axes = axes_at(axes, path_of(keys), leaf)
             states = []
             for shape in one_axes.block_shapes(leaf.shape):
@@ -118,9 +122,9 @@ class Local:
                         lambda s, b=batch: jnp.broadcast_to(s, b + s.shape), one
                     )
                 )
-            return tuple(states) if one_axes.split else states[0]
-
-        return jax.tree_util.tree_map_with_path(on_leaf, tree)
+            found.append(tuple(states) if one_axes.split else states[0])
+            fused.append(one_axes.split is not None)
+        return state_structure(tree, fused).unflatten(found)
 
     def place(self, state: Any) -> Any:
         """An optimizer's state, where the compiler wants it."""

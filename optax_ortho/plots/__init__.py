@@ -1,9 +1,10 @@
-"""Pictures of what an optimizer does: `pip install 'optax_ortho[plot]'`.
+"""Plots of optimizers and their plans: `pip install 'optax_ortho[plot]'`.
 
-Every function returns a `matplotlib.figure.Figure` that `matplotlib.pyplot` does not
-hold: as the last expression of a notebook's cell it is shown once, and a script calls
-its ``savefig``. Ink and background are those of the style in use, and the colors are
-seen on white and on black; lines carry their names, so a print in grey can be read.
+Every function returns a `matplotlib.figure.Figure` that is closed in
+`matplotlib.pyplot`: as the last expression of a notebook's cell it is shown once, and a
+script calls its ``savefig``. Text and background follow the current style, the colors
+are visible on white and on black, and lines are labelled, so that a print in grey is
+readable.
 """
 
 from optax_ortho.plots.coefficients import coefficients as coefficients

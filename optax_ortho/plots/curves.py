@@ -1,4 +1,4 @@
-"""Training curves that carry their names."""
+"""Labelled training curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,24 +30,24 @@ def curves(
     below: str = "",
     scale: str = "linear",
 ) -> Figure:
-    """Losses over steps, seconds, or whatever else was spent on them.
+    """Losses over steps, seconds or other costs, a panel for each cost.
 
     Args:
-      curves: by name, ``(points, len(xlabels) + 1)``: what was spent, and the loss.
-      xlabels: what was spent; a panel each.
-      ylabel: what is in the last column.
-      highlight: the curve that is meant.
-      reference: a curve to whose last loss the others are held. Where the highlighted
-        one gets there first is marked.
-      headline: above the panels.
-      below: a line under the headline.
-      scale: of the losses, "linear" or "log".
+      curves: arrays ``(points, len(xlabels) + 1)`` by name: the costs, then the loss.
+      xlabels: the name of each cost, as the label of its panel.
+      ylabel: the name of the last column.
+      highlight: the name of the curve to emphasize.
+      reference: the name of the curve whose last loss is drawn as a line. The point
+        where the highlighted curve first reaches it is marked.
+      headline: the title above the panels.
+      below: a line under the title.
+      scale: the scale of the losses, "linear" or "log".
 
     Returns:
       The figure.
 
     Raises:
-      ValueError: no curve, one of another shape, or a name that is not among them.
+      ValueError: no curve, a curve of another shape, or an unknown name.
 
     Examples:
       >>> import numpy as np
@@ -57,32 +57,34 @@ def curves(
       >>> figure = curves(shown, highlight="muon", reference="sgd")
       >>> figure.savefig("/dev/null", format="png")
     """
-    found = {name: _points(name, one, len(xlabels)) for name, one in curves.items()}
+    by_name = {
+        name: _points(name, curve, len(xlabels)) for name, curve in curves.items()
+    }
     for name in (highlight, reference):
-        if name is not None and name not in found:
-            raise ValueError(f"There is no curve {name!r} among {sorted(found)}.")
-    if not found:
+        if name is not None and name not in by_name:
+            raise ValueError(f"There is no curve {name!r} among {sorted(by_name)}.")
+    if not by_name:
         raise ValueError("curves needs at least one curve.")
-    looks = _looks(list(found), highlight)
-    # Each name takes a line beside the curves.
-    size = 2.4 + 4.4 * len(xlabels), max(4.4, 1.2 + 0.3 * len(found))
+    looks = _looks(list(by_name), highlight)
+    # Tall enough for a line of text for each name beside the curves.
+    size = 2.4 + 4.4 * len(xlabels), max(4.4, 1.2 + 0.3 * len(by_name))
     figure, axes = panels(len(xlabels), size, sharey=True)
-    for column, (one, xlabel) in enumerate(zip(axes, xlabels, strict=True)):
-        for name, points in found.items():
-            one.plot(points[:, column], points[:, -1], **looks[name])
-        one.set_xlabel(xlabel)
-        one.set_xlim(0, max(points[-1, column] for points in found.values()) or 1)
+    for column, (panel, xlabel) in enumerate(zip(axes, xlabels, strict=True)):
+        for name, points in by_name.items():
+            panel.plot(points[:, column], points[:, -1], **looks[name])
+        panel.set_xlabel(xlabel)
+        panel.set_xlim(0, max(points[-1, column] for points in by_name.values()) or 1)
     axes[0].set_yscale(scale)
     if scale == "log":
         axes[0].yaxis.set_major_formatter("{x:g}")
         axes[0].yaxis.set_minor_formatter(_two_or_five)
     axes[0].set_ylabel(ylabel)
-    axes[0].set_ylim(*_range(list(found.values()), scale))
+    axes[0].set_ylim(*_range(list(by_name.values()), scale))
     if reference is not None:
-        for column, one in enumerate(axes):
-            _mark(one, column, xlabels[column], found, reference, highlight)
-    # A line of text, as a part of panels that take most of the height.
-    _name(axes[-1], found, looks, highlight, 0.3 / size[1])
+        for column, panel in enumerate(axes):
+            _mark(panel, column, xlabels[column], by_name, reference, highlight)
+    # The height of a line of text, as a fraction of the height of the panels.
+    _name(axes[-1], by_name, looks, highlight, 0.3 / size[1])
     if headline:
         title(figure, headline, below)
     return figure
@@ -92,7 +94,7 @@ def _points(name: str, curve: Any, spent: int) -> np.ndarray:
     points = np.asarray(curve, float)
     if points.ndim != 2 or points.shape[1] != spent + 1 or not len(points):
         raise ValueError(
-            f"Curve {name!r} has to be of shape (points, {spent + 1}), and is of "
+            f"Curve {name!r} has to have shape (points, {spent + 1}), not "
             f"{points.shape}."
         )
     return points
@@ -103,7 +105,7 @@ def _looks(names: list[str], highlight: str | None) -> dict[str, dict[str, Any]]
     looks = {
         name: {
             "color": COLORS[i % len(COLORS)],
-            # In a grey print lines of one grey are told apart.
+            # Distinguishes lines of the same grey in a print without color.
             "linestyle": DASHES[i // len(COLORS) % len(DASHES)],
             "linewidth": 1.6,
         }
@@ -113,7 +115,7 @@ def _looks(names: list[str], highlight: str | None) -> dict[str, dict[str, Any]]
 
 
 def _range(curves: list[np.ndarray], scale: str) -> tuple[float, float]:
-    """From the lowest loss, without the first fall, which is alike for all."""
+    """Limits of the loss axis, without the initial drop that all curves share."""
     losses = np.concatenate([points[:, -1] for points in curves])
     losses = losses[np.isfinite(losses) & ((losses > 0) | (scale == "linear"))]
     if not losses.size:
@@ -140,7 +142,7 @@ def _mark(
     reference: str,
     highlight: str | None,
 ) -> None:
-    """The last loss of the reference, and where the highlighted curve gets there."""
+    """Draws the last loss of the reference and the highlighted curve's way there."""
     final = curves[reference][-1, -1]
     axes.axhline(final, color=NEUTRAL, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     if column == 0:
@@ -160,7 +162,7 @@ def _mark(
     if len(reached):
         where = reached[0][[column, -1]]
         axes.plot(*where, "o", color=HIGHLIGHT, markersize=8)
-        # To the left of the point where the names stand at its right.
+        # On the left of a late point, because the names are on its right.
         late = where[0] > 0.75 * axes.get_xlim()[1]
         axes.annotate(
             f"{where[0]:.3g} {unit.split()[0]}",
@@ -181,7 +183,7 @@ def _name(
     highlight: str | None,
     gap: float,
 ) -> None:
-    """Each name beside the end of its curve, far enough from the next."""
+    """Writes each name beside the end of its curve, apart from its neighbors."""
     ends = np.array([points[-1, -1] for points in curves.values()])
     heights = axes.transAxes.inverted().transform(
         axes.transData.transform(np.stack([np.zeros(len(ends)), ends], 1))

@@ -1,4 +1,4 @@
-"""Who works on which matrix, and for how long."""
+"""A plot of the work of each owner of matrices."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,14 +14,15 @@ HATCHES = ("", "///", "...", "xxx")
 
 
 def plan(plan: Plan) -> Figure:
-    """The rounds of a sharded optimizer, one after the other, as its owners spend them.
+    """The rounds of a sharded optimizer in sequence, with the work of each owner.
 
     Args:
-      plan: of `optax_ortho.plan`.
+      plan: the result of `optax_ortho.plan`.
 
     Returns:
-      The figure: a row an owner, and a bar a matrix, as long as the work on it. A round
-      ends with its busiest owner, and the dashed line is an even share of all work.
+      The figure: a row for each owner and a bar for each matrix, as long as the work on
+      it. A round ends with its busiest owner; the dashed line is an even share of all
+      work.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax_ortho
@@ -30,11 +31,11 @@ def plan(plan: Plan) -> Figure:
       >>> kernel = jax.ShapeDtypeStruct((256, 512), jnp.float32, sharding=shards)
       >>> params = {f"layer_{i}": {"kernel": kernel} for i in range(6)}
       >>> layout = optax_ortho.layouts.sharded(params)
-      >>> told = optax_ortho.plan(optax_ortho.muon(0.02, layout=layout), params)
-      >>> plan(told).savefig("/dev/null", format="png")
+      >>> costs = optax_ortho.plan(optax_ortho.muon(0.02, layout=layout), params)
+      >>> plan(costs).savefig("/dev/null", format="png")
     """
     cost = plan.cost
-    most = max((len(one.owners) for one in cost.rounds), default=1)
+    most = max((len(round_.owners) for round_ in cost.rounds), default=1)
     bars = list(_bars(cost.rounds, most))
     shapes = sorted(
         {shape for *_, shape in bars}, key=lambda shape: -_longest(bars, shape)
@@ -44,7 +45,7 @@ def plan(plan: Plan) -> Figure:
         axes.broken_barh(
             [(start / 1e9, length / 1e9)],
             (bottom + 0.08 * height, 0.84 * height),
-            # Without gaps where bars are thin.
+            # No edges between many thin bars, which would hide them.
             edgecolor=axes.get_facecolor(),
             linewidth=0.8 if most <= 32 else 0,
             **_look(shapes.index(shape)),
@@ -89,21 +90,21 @@ def plan(plan: Plan) -> Figure:
 
 
 Bar = tuple[float, float, float, float, str]
-"""Start, length, top row, rows, and shape."""
+"""Start and length in FLOPs, top row, number of rows, and shape of the matrix."""
 
 
 def _bars(rounds: tuple[RoundCost, ...], most: int) -> Iterator[Bar]:
     now = 0.0
-    for one in rounds:
-        # A pool of fewer owners: as many of them at a time as fill the rows.
-        height = most / len(one.owners)
-        for _ in range(one.repeats):
-            for i, share in enumerate(one.owners):
+    for round_ in rounds:
+        # Fewer owners than rows: each owner's bar is higher, so that all rows are used.
+        height = most / len(round_.owners)
+        for _ in range(round_.repeats):
+            for i, share in enumerate(round_.owners):
                 start = now
                 for matrix in share:
                     yield start, matrix.flops, i * height, height, matrix.shape
                     start += matrix.flops
-            now += one.flops / one.repeats
+            now += round_.flops / round_.repeats
 
 
 def _longest(bars: list[Bar], shape: str) -> float:
@@ -111,7 +112,7 @@ def _longest(bars: list[Bar], shape: str) -> float:
 
 
 def _look(i: int) -> dict[str, Any]:
-    """A color, and a hatch once the colors have run out."""
+    """A color, with a hatch after all colors are used."""
     colors = (HIGHLIGHT, *COLORS)
     hatch = HATCHES[i // len(colors) % len(HATCHES)]
     return {"facecolor": colors[i % len(colors)], "hatch": hatch}

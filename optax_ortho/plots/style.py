@@ -1,4 +1,4 @@
-"""What all pictures have in common."""
+"""Colors, panels and titles shared by all plots."""
 
 from typing import Any
 
@@ -7,34 +7,35 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Each has a contrast of 3 or more to white, to black, and to the grey of dark pages.
+# Each has a contrast of at least 3 against white, black, and the grey of dark pages.
 HIGHLIGHT = "#d9590b"
 COLORS = ("#2f80c8", "#0e8a7d", "#8b5cf6", "#b7791f", "#4d8f2a", "#c9429a")
 NEUTRAL = "#768396"
 
 
 def panels(number: int, size: tuple[float, float], **more: Any) -> tuple[Figure, Any]:
-    """A figure with panels side by side, which pyplot forgets.
+    """A figure with panels side by side, closed in pyplot.
 
-    Pyplot makes it, so that a notebook knows how to show it, and would show it again.
+    Pyplot creates it, so that a notebook can show it, and would show it a second time
+    if it stayed open.
     """
     figure, axes = plt.subplots(
         1, number, figsize=size, layout="constrained", squeeze=False, **more
     )
     plt.close(figure)
-    for one in axes[0]:
-        _tidy(one)
+    for panel in axes[0]:
+        _tidy(panel)
     return figure, axes[0]
 
 
 def ink() -> str:
-    """The color of text in the style in use."""
+    """The color of text in the current style."""
     return plt.rcParams["text.color"]
 
 
 def title(figure: Figure, text: str, below: str = "") -> None:
-    """A headline at the left, and smaller lines below it."""
-    # Empty lines, so that the panels are laid out under all of them.
+    """Draws a headline at the left, and smaller lines below it."""
+    # Empty lines reserve the space, so that the panels begin below all lines.
     room = "\n" * len(below.splitlines())
     figure.suptitle(text + room, x=0.01, ha="left", fontsize=13, weight="bold")
     figure.text(
@@ -48,7 +49,7 @@ def title(figure: Figure, text: str, below: str = "") -> None:
 
 
 def spread(heights: np.ndarray, gap: float) -> np.ndarray:
-    """Heights in their order, moved up until each is a gap above the one below.
+    """Heights moved up so that each is at least a gap above the next lower one.
 
     Examples:
       >>> spread(np.array([3.0, 1.0, 1.1]), 0.5)

@@ -1,7 +1,7 @@
-"""The contract of orthogonalizers, stages and optimizers, for tests of your own.
+"""The contract of orthogonalizers, stages and optimizers, for your own tests.
 
 Each function checks one promise and raises an `AssertionError` that says what broke it
-and where. `check_orthogonalizer` and `check_transformation` check all that any
+and where. `check_orthogonalizer` and `check_transformation` check everything that any
 orthogonalizer and any transformation promises. Tolerances are relative to the largest
 entry of a leaf.
 """

@@ -1,4 +1,4 @@
-"""What optimizers promise beyond the transformation: training, wrappers, accidents."""
+"""Checks of optimizers: training, wrappers, checkpoints and non-finite gradients."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -41,14 +41,14 @@ def check_scale_free(
     tolerance: float = 1e-4,
     leaves: Collection[str] | None = None,
 ) -> None:
-    """Checks that the size of the gradient does not change the first update.
+    """Checks that the first update is invariant to the scale of the gradient.
 
     Args:
       tx: the transformation.
       params: its parameters.
-      factors: what the gradient is multiplied by.
+      factors: the factors by which the gradient is multiplied.
       tolerance: largest difference, over the largest entry of a leaf.
-      leaves: the paths of the leaves that promise it; None is all.
+      leaves: the paths of the scale-invariant leaves; None is all.
     """
 
     def promised(tree):
@@ -92,12 +92,12 @@ def check_round_trip(
     params: Any,
     save_and_load: Callable[[Any], Any],
 ) -> None:
-    """Checks that training goes on from a saved state, bit for bit.
+    """Checks that training continues from a saved state, bit for bit.
 
     Args:
       tx: the optimizer.
       params: its parameters.
-      save_and_load: takes a state, saves it, and returns what it loads.
+      save_and_load: saves a state and returns the loaded one.
 
     Examples:
       >>> import pickle
@@ -108,7 +108,7 @@ def check_round_trip(
     """
     _, state = _run(tx, params, steps=2)
     step, gradient = jax.jit(tx.update), random_like(params, seed=2)
-    loaded = jax.device_get(save_and_load(state))  # Where it lies is not compared.
+    loaded = jax.device_get(save_and_load(state))  # Shardings are not compared.
     after = step(gradient, loaded, params)
     assert_close(after, step(gradient, state, params), 0, "a step after loading")
 
@@ -116,14 +116,14 @@ def check_round_trip(
 def check_skips(
     tx: optax.GradientTransformation, params: Any, skipped: Any, bad: float = np.nan
 ) -> None:
-    """Checks that a bad entry gives no update, and the state of a zero gradient.
+    """Checks that a bad gradient entry gives a zero update and acts as a zero gradient.
 
     Args:
       tx: a guarded optimizer.
       params: its parameters.
-      skipped: a tree of boolean arrays: the entries that are to be skipped. The first
-        of them is made bad.
-      bad: what it is made: NaN, or plus or minus infinity.
+      skipped: a tree of boolean arrays that are true for the entries to be skipped. The
+        gradient's first such entry is set to `bad`.
+      bad: NaN, or plus or minus infinity.
     """
 
     def zeroed(tree):
@@ -140,7 +140,7 @@ def check_skips(
 def check_recovers(
     tx: optax.GradientTransformation, params: Any, bad_steps: int
 ) -> None:
-    """Checks that a row of bad steps leaves a finite state, and training goes on."""
+    """Checks that consecutive bad steps leave a finite state and training continues."""
     everywhere = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
     step, (_, state) = jax.jit(tx.update), _run(tx, params, steps=2)
     for _ in range(bad_steps):
@@ -153,7 +153,7 @@ def check_recovers(
 
 
 def _run(tx: optax.GradientTransformation, params: Any, steps: int) -> tuple[Any, Any]:
-    """The last update and the state after steps with random gradients."""
+    """The last update and the state after some steps with random gradients."""
     step, state, updates = jax.jit(tx.update), tx.init(params), None
     for seed in range(steps):
         updates, state = step(random_like(params, seed), state, params)

@@ -1,4 +1,4 @@
-"""What every orthogonalizer promises."""
+"""Checks of orthogonalizers."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,14 +17,15 @@ def check_orthogonalizer(
     scales: Sequence[float] = (1e-10, 1e10),
     tolerance: float = 1e-4,
 ) -> None:
-    """Checks shape, dtype, zero, scale, transposition and batches.
+    """Checks shapes, dtypes, zeros, scale, transposes and batches.
 
     Args:
       orthogonalizer: an object with an ``orthogonalize`` method, or a function, of one
         matrix.
-      shapes: the shapes to try.
-      scales: the factors that may not change the result.
-      tolerance: between two ways to compute one thing in float32.
+      shapes: the shapes of the test matrices.
+      scales: factors of the matrix that must not change the result.
+      tolerance: largest difference between two ways to compute a result in float32,
+        over its largest entry.
 
     Raises:
       AssertionError: a promise is broken; the message says which.
@@ -39,17 +40,18 @@ def check_orthogonalizer(
     f = jax.jit(as_function(orthogonalizer))
     for shape in shapes:
         what = f"{shape} matrix"
-        one, *others = random_like([jax.ShapeDtypeStruct(shape, jnp.float32)] * 3)
-        result = f(one)
+        matrices = random_like([jax.ShapeDtypeStruct(shape, jnp.float32)] * 3)
+        x = matrices[0]
+        result = f(x)
         check(result.shape == shape, f"the result of a {what} is {result.shape}.")
         for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
-            found = f(one.astype(dtype)).dtype
-            check(found == dtype, f"a {np.dtype(dtype)} {what} became {found}.")
-        zero = jnp.zeros_like(one)
+            actual = f(x.astype(dtype)).dtype
+            check(actual == dtype, f"a {np.dtype(dtype)} {what} became {actual}.")
+        zero = jnp.zeros_like(x)
         assert_close(f(zero), zero, 0, f"a zero {what}")
         for scale in scales:
-            assert_close(f(scale * one), result, tolerance, f"{scale} times a {what}")
-        assert_close(f(one.mT), result.mT, tolerance, f"a transposed {what}")
-        batch = jnp.stack([one, *others])
+            assert_close(f(scale * x), result, tolerance, f"{scale} times a {what}")
+        assert_close(f(x.mT), result.mT, tolerance, f"a transposed {what}")
+        batch = jnp.stack(matrices)
         loop = jnp.stack([f(x) for x in batch])
         assert_close(jax.vmap(f)(batch), loop, tolerance, f"a batch of a {what}")

@@ -1,4 +1,4 @@
-"""What every transformation promises, be it a stage, a direction or an optimizer."""
+"""Checks of transformations: stages, directions and optimizers alike."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -28,13 +28,14 @@ def check_transformation(
     extra: Mapping[str, Any] | None = None,
     tolerance: float = 1e-5,
 ) -> None:
-    """Checks all the promises of this module.
+    """Runs all checks of this module.
 
     Args:
       tx: a stage, a direction or an optimizer.
       params: float32 parameters that it can be used with.
       extra: the extra arguments that its ``update`` needs.
-      tolerance: between two ways to compute one thing in float32.
+      tolerance: largest difference between two ways to compute a result in float32,
+        over the largest entry of a leaf.
 
     Raises:
       AssertionError: a promise is broken; the message says which.
@@ -63,7 +64,7 @@ def check_transformation(
 def with_extra(
     tx: optax.GradientTransformation, extra: Mapping[str, Any]
 ) -> optax.GradientTransformationExtraArgs:
-    """The transformation with extra arguments of its update filled in."""
+    """The transformation with some extra arguments of its update bound."""
     update = optax.with_extra_args_support(tx).update
     if extra:
         update = functools.partial(update, **extra)
@@ -84,7 +85,7 @@ def check_one_trace(
     step, state = jax.jit(tx.update), tx.init(params)
     for seed in range(steps):
         gradient = random_like(params, seed)
-        counted.eval_shape(gradient, state, params)  # It traces, and never compiles.
+        counted.eval_shape(gradient, state, params)  # Traces without compiling.
         updates, state = step(gradient, state, params)
         params = optax.apply_updates(params, updates)
     check(len(traces) == 1, f"{steps} steps were traced {len(traces)} times.")
@@ -100,8 +101,8 @@ def check_dtypes(
     Args:
       tx: the transformation.
       params: its parameters.
-      pairs: dtypes of parameters and of gradients. With those of the last pair the
-        state is also carried through `jax.lax.scan` and `jax.lax.cond`.
+      pairs: dtypes of parameters and gradients. With the last pair the state is also
+        carried through `jax.lax.scan` and `jax.lax.cond`.
     """
     for dtypes in pairs:
         what = "{} parameters, {} gradients".format(*map(np.dtype, dtypes))
@@ -129,14 +130,14 @@ def _cast(tree: Any, dtype: Any) -> Any:
 
 
 def check_abstract_init(tx: optax.GradientTransformation, params: Any) -> None:
-    """Checks that a state can be planned from shapes alone."""
+    """Checks that the types of a state can be computed from shapes alone."""
     shapes, state = jax.eval_shape(lambda: params), tx.init(params)
     planned = jax.eval_shape(tx.init, shapes)
     assert_same_types(planned, jax.eval_shape(lambda: state), "a planned state")
 
 
 def check_unexpected_arguments(tx: optax.GradientTransformation, params: Any) -> None:
-    """Checks that extra arguments meant for other transformations may pass."""
+    """Checks that extra arguments meant for other transformations are ignored."""
     update = with_extra(tx, {"an_argument_that_nobody_expects": 1}).update
     jax.eval_shape(update, params, tx.init(params), params)
 
@@ -151,7 +152,7 @@ def check_map_params(tx: optax.GradientTransformation, params: Any) -> None:
 def check_zero_gradient(tx: optax.GradientTransformation, params: Any) -> None:
     """Checks that a first gradient of zero gives an update of exactly zero.
 
-    What decays its parameters promises that where they are zero.
+    With weight decay this holds for parameters of zero only.
     """
     zeros = optax.tree.zeros_like(params)
     updates, _ = jax.jit(tx.update)(zeros, tx.init(params), params)
@@ -161,7 +162,7 @@ def check_zero_gradient(tx: optax.GradientTransformation, params: Any) -> None:
 def check_jit(
     tx: optax.GradientTransformation, params: Any, tolerance: float = 1e-5
 ) -> None:
-    """Checks that a jitted step is the step."""
+    """Checks that `jax.jit` does not change a step."""
     gradient, state = random_like(params), tx.init(params)
     eager = tx.update(gradient, state, params)
     jitted = jax.jit(tx.update)(gradient, state, params)
@@ -171,7 +172,7 @@ def check_jit(
 def check_vmap(
     tx: optax.GradientTransformation, params: Any, tolerance: float = 1e-5
 ) -> None:
-    """Checks that several runs at once, under `jax.vmap`, are those runs."""
+    """Checks that `jax.vmap` over gradients gives the same steps as a loop."""
     gradients, state = [random_like(params, seed) for seed in range(3)], tx.init(params)
     step = jax.jit(tx.update)
     loop = stack([step(gradient, state, params) for gradient in gradients])
@@ -183,7 +184,7 @@ def check_vmap(
 def check_multi_steps(
     tx: optax.GradientTransformation, params: Any, tolerance: float = 1e-5
 ) -> None:
-    """Checks that `optax.MultiSteps` gives zero, and then a step with the mean."""
+    """Checks that `optax.MultiSteps` gives zero, then a step with the mean gradient."""
     first, second = random_like(params, seed=0), random_like(params, seed=1)
     both = optax.MultiSteps(tx, every_k_schedule=2)
     step = jax.jit(both.update)
@@ -198,7 +199,7 @@ def check_multi_steps(
 def check_partition(
     tx: optax.GradientTransformation, params: Any, tolerance: float = 1e-5
 ) -> None:
-    """Checks that leaves that `optax.partition` masks do not change the others."""
+    """Checks that leaves masked by `optax.partition` do not change the others."""
     leaves, treedef = jax.tree.flatten(params)
     groups = treedef.unflatten(["step", "stay"][i % 2] for i in range(len(leaves)))
     halved = optax.partition({"step": tx, "stay": optax.set_to_zero()}, groups)

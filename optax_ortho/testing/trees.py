@@ -1,4 +1,4 @@
-"""Trees to test with, and comparisons that name the leaf that differs."""
+"""Random trees, and comparisons that name the leaf that differs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from optax_ortho.matrices import path_of
 
 
 def random_like(tree: Any, seed: int = 0) -> Any:
-    """Normal random numbers in the shapes and dtypes of a tree."""
+    """Standard normal numbers in the shapes and dtypes of a tree."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), tree
@@ -19,7 +19,7 @@ def random_like(tree: Any, seed: int = 0) -> Any:
 
 
 def spoil(tree: Any, where: Any, bad: float = np.nan) -> Any:
-    """The tree with one entry made bad: the first one where a tree of masks is true.
+    """The tree with `bad` as the first entry for which a tree of masks is true.
 
     Examples:
       >>> spoil([jnp.zeros(2), jnp.zeros(2)], [np.array([False]), np.array([True])])
@@ -39,7 +39,7 @@ def stack(trees: Sequence[Any]) -> Any:
 
 
 def check(condition: bool, message: str) -> None:
-    """An ``assert`` that stays when Python drops them."""
+    """Raises an `AssertionError` if a condition is false, even under ``python -O``."""
     if not condition:
         raise AssertionError(message)
 
@@ -50,14 +50,14 @@ def assert_close(
     """Compares two trees leaf by leaf.
 
     Args:
-      actual: what was computed.
-      expected: what it should be.
+      actual: the computed tree.
+      expected: the correct tree.
       tolerance: largest difference, over the largest entry of the expected leaf.
-      what: how the message begins.
-      but: the leaves of this name are left out.
+      what: the beginning of the error message.
+      but: leaves of this name are not compared.
 
     Raises:
-      AssertionError: another structure, or a leaf that differs by more.
+      AssertionError: the structures differ, or a leaf differs by more.
 
     Examples:
       >>> assert_close({"a": np.array([2.0, 1.1])}, {"a": np.array([2, 1])}, 0, "sum")
@@ -79,10 +79,10 @@ def assert_close(
 
 
 def assert_same_types(actual: Any, expected: Any, what: str) -> None:
-    """Compares trees of `jax.ShapeDtypeStruct`: shape, dtype and weak type.
+    """Compares shapes, dtypes and weak types of trees of `jax.ShapeDtypeStruct`.
 
     Raises:
-      AssertionError: another structure, or a leaf of another type.
+      AssertionError: the structures differ, or a leaf has another type.
     """
     for path, leaf, other in _pairs(actual, expected, what):
         check(leaf == other, f"{what}: {path!r} is {leaf}, not {other}.")
@@ -90,7 +90,7 @@ def assert_same_types(actual: Any, expected: Any, what: str) -> None:
 
 def _pairs(actual: Any, expected: Any, what: str) -> list[tuple[str, Any, Any]]:
     same = jax.tree.structure(actual) == jax.tree.structure(expected)
-    check(same, f"{what}: the structure is another.")
+    check(same, f"{what}: the structures differ.")
     keyed = jax.tree_util.tree_leaves_with_path(actual)
     others = jax.tree.leaves(expected)
     return [

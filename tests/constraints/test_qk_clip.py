@@ -384,9 +384,9 @@ SEEN = {"a/b": jnp.ones(4)}
 @pytest.mark.parametrize(
     "layers, max_logits, message",
     [
-        (NAMED, None, "none for 'a/b'"),
-        (NAMED, {"a/c": jnp.ones(4)}, r"none for 'a/b', but for \['a/c'\]"),
-        (NAMED, {"a/b": jnp.ones(())}, "'a/b' is one number"),
+        (NAMED, None, "but not 'a/b'"),
+        (NAMED, {"a/c": jnp.ones(4)}, r"It has \['a/c'\], but not 'a/b'"),
+        (NAMED, {"a/b": jnp.ones(())}, "'a/b' is a scalar"),
         (NAMED, {"a/b": jnp.ones(6)}, r"'a/b': leaf 'query' .* has \(4,\)"),
         (NAMED, {"a/b": jnp.ones(3)}, "'a/b': key 'key' has 2 heads"),
         (NAMED, {"a/b": jnp.ones((2, 4))}, "'a/b': leaf 'query' .*"),
@@ -403,7 +403,7 @@ def test_logits_that_do_not_fit_are_named(layers, max_logits, message):
     [
         (Heads("no"), "'a/b': leaf 'no' is not in the parameters"),
         (Heads("query", axis=3), "'a/b': leaf 'query' .* along axis 3"),
-        (Heads("query", head_dim=2), r"'a/b': leaf 'query' .* would be \(8,\)"),
+        (Heads("query", head_dim=2), r"'a/b': leaf 'query' .* gives \(8,\)"),
         (Heads("query", batch=(0,)), "'a/b': leaf 'query' .* layers along"),
         (Heads("key"), "'a/b': leaf 'key' is named twice"),
     ],

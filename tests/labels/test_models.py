@@ -125,7 +125,8 @@ class Mixture(nnx.Module):
 class LinenMixture(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(8, name="up")(x), nn.Dense(4, name="router")(x)
+        shares = nn.softmax(nn.Dense(4, name="router")(x))
+        return nn.Dense(4, name="down")(shares * nn.Dense(4, name="up")(x))
 
 
 def test_routers_of_experts():

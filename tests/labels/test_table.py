@@ -73,12 +73,12 @@ def test_the_table_reads_well():
         )
     )
     expected = """\
-path          shape         role       axes              group
-------------  ------------  ---------  ----------------  --------------
-gru/kernel    (6, 24)       matrix     0 -> 1, 3 blocks  orthogonalized
-query/kernel  (3, 6, 2, 4)  matrix     [0] 1 -> 2,3      orthogonalized
-query/bias    (3, 2, 4)     bias                         fallback
-wte           (1000, 6)     embedding                    fallback
+path          shape         role       axes
+------------  ------------  ---------  ----------------
+gru/kernel    (6, 24)       matrix     0 -> 1, 3 blocks
+query/kernel  (3, 6, 2, 4)  matrix     [0] 1 -> 2,3
+query/bias    (3, 2, 4)     bias
+wte           (1000, 6)     embedding
 
 orthogonalized  2 leaves, 288 parameters: matrix 2 (288)
 fallback        2 leaves, 6,024 parameters: bias 1 (24), embedding 1 (6,000)"""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optax_ortho import MatrixAxes
+from optax_ortho import MatrixAxes, Split
 from optax_ortho.orthogonalizers import NewtonSchulz
 from optax_ortho.testing import random_like, with_extra
 
@@ -37,6 +37,8 @@ LABELS = {
     "stack": MatrixAxes(),
     "table": "embedding",
 }
+# The kernel as three matrices side by side, like those of query, key and value.
+FUSED = MatrixAxes(split=Split(-1, (2, 2, 2)))
 
 
 def axes(path: str, leaf: Any) -> MatrixAxes:
@@ -98,6 +100,14 @@ class Row:
     def tx(self) -> optax.GradientTransformationExtraArgs:
         """The transformation; one object, so that its compiled steps are shared."""
         return with_extra(self.factory(**self.arguments), self.extra)
+
+    @functools.cached_property
+    def fused(self) -> optax.GradientTransformationExtraArgs:
+        """The transformation of an optimizer, with a `FUSED` kernel."""
+        labels = {**self.arguments["labels"], "dense/kernel": FUSED}
+        return with_extra(
+            self.factory(**{**self.arguments, "labels": labels}), self.extra
+        )
 
     @functools.cached_property
     def injected(self) -> optax.GradientTransformation:

@@ -1,0 +1,116 @@
+"""The rule of elementwise primitives: biases, scales, and weights made of weights."""
+
+from collections.abc import Sequence
+
+from jax.extend import core
+
+from optax_ortho.labels.program.movement import broadcast
+from optax_ortho.labels.program.reader import Equation, Reader
+from optax_ortho.labels.program.values import Value, merged, smooth
+from optax_ortho.labels.program.views import FOREIGN, WEIGHTS, Kind, View, leaf_axes
+
+PRODUCTS = frozenset({"mul", "div"})
+SUMS = frozenset({"add", "sub", "add_any"})
+ROOTS = frozenset({"sqrt", "rsqrt"})
+
+
+def elementwise(reader: Reader, equation: Equation, values: list[Value]) -> list[Value]:
+    """The value of an elementwise primitive, whose operands broadcast."""
+    name, result = equation.primitive.name, equation.outvars[0].aval
+    # Axes of length one, and scalars, are broadcast without an equation of their own.
+    full = [len(operand.aval.shape) == len(result.shape) for operand in equation.invars]
+    values = [
+        broadcast(reader, value, operand.aval.shape, result.shape) if whole else value
+        for value, operand, whole in zip(values, equation.invars, full, strict=True)
+    ]
+    literal = all(isinstance(operand, core.Literal) for operand in equation.invars[1:])
+    views: list[View] = []
+    for i, value in enumerate(values):
+        others = [other for j, other in enumerate(values) if j != i]
+        for view in value.views if full[i] else value.of(Kind.WEIGHT):
+            kept = _kept(reader, name, view, others, literal, full[i])
+            views += [] if kept is None else [kept]
+    terms = _terms(name, values) if result.shape == () else frozenset()
+    value = merged(values, views, normed=_normed(name, values), terms=terms)
+    return [smooth(value, result.dtype)]
+
+
+def _kept(
+    reader: Reader,
+    name: str,
+    view: View,
+    others: Sequence[Value],
+    literal: bool,
+    full: bool,
+) -> View | None:
+    """The view in the result, or None after its use was recorded."""
+    mixed = any(
+        other.data or (other.last and not other.of(Kind.PRODUCT)) for other in others
+    )
+    if view.kind is Kind.IOTA:
+        if name == "eq":
+            return view.at(view.axes, kind=Kind.ONE_HOT)
+        return None if mixed else view
+    if view.kind in (Kind.RESULT, Kind.ONE_HOT):
+        return view
+    rank = _rank(view)
+    partners = [_rank(w) for other in others for w in other.of(*WEIGHTS)]
+    if view.kind is Kind.PRODUCT and name in SUMS and max(partners, default=0) > 1:
+        # W + A @ B, as in an adapter: A has no input behind it, and is a matrix.
+        reader.use(view, "product", leaf_axes(view.axes), view.inner)
+        return None
+    if not mixed and full and rank >= max(partners, default=0):
+        plain = name in ("neg", "select_n") or (literal and name in PRODUCTS | SUMS)
+        return view if plain else view.marked("computed")
+    if view.kind is Kind.WEIGHT:
+        reader.use(view, _small(name, view, others))
+    return None
+
+
+def _small(name: str, view: View, others: Sequence[Value]) -> str:
+    """The use of a parameter that meets a result elementwise."""
+    if any(other.normed for other in others):
+        return "norm"
+    if name not in SUMS:
+        return "scale"
+    results = [w for other in others for w in other.of(Kind.RESULT)]
+    made = {
+        i
+        for result in results
+        if len(result.axes) == len(view.axes)
+        for i, axis in enumerate(result.axes)
+        if leaf_axes([axis])
+    }
+    held = {i for i, axis in enumerate(view.axes) if _rank(view.at([axis]))}
+    return "table" if held - made and _rank(view) > 1 else "bias"
+
+
+def _normed(name: str, values: Sequence[Value]) -> bool:
+    """Whether a result was divided by a root, as in a normalization layer."""
+    if name in ROOTS:
+        return True
+    before = any(value.normed for value in values)
+    affine = name in PRODUCTS or (
+        name in SUMS and not all(value.data for value in values)
+    )
+    return before and affine
+
+
+def _terms(name: str, values: Sequence[Value]) -> frozenset[frozenset[int]]:
+    """The terms of a scalar: those of a sum, or of the one scalar that is scaled."""
+    trained = [value for value in values if value.last]
+    if name not in SUMS and len(trained) != 1:
+        return frozenset()
+    return frozenset[frozenset[int]]().union(*(each.each_term() for each in trained))
+
+
+def _rank(view: View) -> int:
+    """The number of parameter axes in a view that are longer than one."""
+    return len(
+        {
+            atom.axis
+            for axis in view.axes
+            for atom in axis
+            if atom.axis != FOREIGN and atom.size > 1
+        }
+    )
