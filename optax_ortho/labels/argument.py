@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from optax_ortho.checks import refuse_array
 from optax_ortho.labels.model import is_module
 from optax_ortho.labels.patterns import Patterns
+from optax_ortho.labels.refusals import refuse_functions
 from optax_ortho.labels.roles import Label, Labeller, as_label, matrix_axes
 from optax_ortho.labels.rules import by_name
 from optax_ortho.matrices import MatrixAxes, path_of
@@ -50,7 +51,7 @@ def resolve(labels: Any) -> Labeller:
       An object with ``label(path, leaf)`` and ``axes(path, leaf)``.
 
     Raises:
-      TypeError: an array, a model, or another kind of value.
+      TypeError: an array, a model, a tree of functions, or another kind of value.
 
     Examples:
       >>> rules = resolve({"**/kernel": MatrixAxes(), "**": "vector"})
@@ -69,6 +70,7 @@ def resolve(labels: Any) -> Labeller:
         )
     if callable(labels):
         return Rule(labels)
+    refuse_functions(labels)
     rules = _in_order(labels)
     for path, value in rules:
         if not path or not isinstance(value, (str, MatrixAxes, Label)):

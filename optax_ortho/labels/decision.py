@@ -9,10 +9,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optax_ortho.labels.exact import Leaf, question, stacked_axes, stacked_choices
+from optax_ortho.labels.exact import Leaf, stacked_axes, stacked_choices
 from optax_ortho.labels.patterns import Patterns, matches
 from optax_ortho.labels.policy import Policy
 from optax_ortho.labels.program import UNUSED
+from optax_ortho.labels.refusals import question
 from optax_ortho.labels.roles import MATRIX, UNDECIDED, Label, as_label
 from optax_ortho.labels.table import Labels, Remark
 from optax_ortho.labels.words import routers, said_role, says_head
@@ -63,8 +64,7 @@ def decide(leaves: Sequence[Leaf], request: Request) -> Labels:
         where the call is strict, layers that contradict the program.
     """
     overrides = Patterns(tuple(request.overrides.items()))
-    if not request.optional:
-        overrides.check_used(leaf.path for leaf in leaves)
+    overrides.check_used((leaf.path for leaf in leaves), request.optional)
     routing = routers(leaf.path for leaf in leaves)
     decisions = [
         _stated(leaf, overrides, leaves, request)

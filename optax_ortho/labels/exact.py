@@ -1,4 +1,4 @@
-"""A parameter and what its layer declares, stacked or not; and what has to be asked."""
+"""A parameter and what its layer declares, stacked or not."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,10 +7,7 @@ from typing import Any
 from optax_ortho.labels.layers import Declared
 from optax_ortho.labels.program import Reading
 from optax_ortho.labels.stacks import added_axes, lift
-from optax_ortho.labels.words import said_role
 from optax_ortho.matrices import MatrixAxes
-
-MESSAGE = 490  # An error is read in a terminal: at most so many characters.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,26 +92,3 @@ def stacked_axes(
             "or override this leaf with its MatrixAxes."
         )
     return lift(declared.axes, choices[0])
-
-
-def question(leaves: Sequence[Leaf], call: str) -> str:
-    """What to ask, with the code of a possible answer, for as many leaves as fit."""
-    text = ""
-    for shown in (leaves[:3], leaves[:2], leaves[:1]):
-        names = ", ".join(f"{leaf.path!r} {leaf.shape}" for leaf in shown)
-        more = len(leaves) - len(shown)
-        names += f" and {more} more" if more else ""
-        code = ", ".join(f"{leaf.path!r}: {_guess(leaf)}" for leaf in shown)
-        text = (
-            f"No layer and no name says what this is: {names}. An embedding, vectors, "
-            f"or matrices along which axes? Answer {call}, overrides={{{code}}}): a "
-            "role leaves it to the fallback optimizer, MatrixAxes orthogonalizes it."
-        )
-        if len(text) <= MESSAGE:
-            break
-    return text
-
-
-def _guess(leaf: Leaf) -> str:
-    said = said_role(leaf.path)
-    return repr(said) if said else "MatrixAxes(fan_in=(-2,), fan_out=(-1,))"

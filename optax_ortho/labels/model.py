@@ -14,8 +14,9 @@ from optax_ortho.labels.exact import Leaf
 from optax_ortho.labels.layers import Declared
 from optax_ortho.labels.policy import Policy
 from optax_ortho.labels.program.trace import is_array
+from optax_ortho.labels.refusals import refuse_functions
 from optax_ortho.labels.roles import UNDECIDED, Label
-from optax_ortho.labels.rules import by_name
+from optax_ortho.labels.rules import by_names
 from optax_ortho.labels.table import Labels
 from optax_ortho.matrices import MatrixAxes, path_of
 
@@ -101,7 +102,7 @@ def label(
       fallback        2 leaves, 330 parameters: embedding 1 (66), head 1 (264)
     """
     request = Request(
-        call=_call(model),
+        call=_call(model, bool(inputs or call_arguments)),
         overrides={} if overrides is None else overrides,
         optional=optional,
         scan_axis=scan_axis,
@@ -159,6 +160,7 @@ def _leaves(
         _refuse_wrt(wrt, params)
         return traced.leaves(traced.readings(model, params, inputs, arguments))
     _refuse_wrt(wrt, model)
+    refuse_functions(model)
     if not given:
         return _named(model)
     if not callable(model):
@@ -209,22 +211,23 @@ def _refuse_wrt(wrt: Any, model: Any) -> None:
         )
 
 
-def _call(model: Any) -> str:
+def _call(model: Any, given: bool) -> str:
     """The user's call up to its options, for messages."""
-    if is_module(model, "flax.linen"):
+    module = is_module(model, "flax.linen") or is_module(model, "flax.nnx")
+    if _is_function(model) and not module:
+        return "label(function, params, *inputs"
+    if given:
         return "label(model, *inputs"
-    if is_module(model, "flax.nnx"):
-        return "label(model"
-    return "label(function, params, *inputs" if _is_function(model) else "label(params"
+    return "label(model" if module else "label(params"
 
 
 def _named(params: Any) -> list[Leaf]:
     """The parameters of a tree, of which only names and shapes are known."""
+    keyed = jax.tree_util.tree_leaves_with_path(params)
+    pairs = [(path_of(keys), value) for keys, value in keyed]
     leaves = []
-    for keys, value in jax.tree_util.tree_leaves_with_path(params):
-        path, shape = path_of(keys), jnp.shape(value)
-        role = by_name(path, value)
-        declared = Declared(role.role, shape, role.axes)
+    for (path, value), role in zip(pairs, by_names(pairs), strict=True):
+        declared = Declared(role.role, jnp.shape(value), role.axes)
         known = None if role.role == UNDECIDED else declared
-        leaves.append(Leaf(path, shape, known, named=True))
+        leaves.append(Leaf(path, jnp.shape(value), known, named=True))
     return leaves

@@ -74,12 +74,23 @@ class Patterns:
         """The axes of a leaf that is a matrix."""
         return matrix_axes(self.label(path, leaf), path, leaf)
 
-    def check_used(self, paths: Iterable[str]) -> None:
+    def check_used(self, paths: Iterable[str], optional: bool = False) -> None:
         """Refuses a pattern that covers no path, which is most often a typing error.
+
+        Args:
+          paths: of the leaves.
+          optional: patterns may cover nothing, as where one set of overrides serves
+            models with a head of their own and with a tied one.
 
         Raises:
           ValueError: such a pattern, with the paths that come near it.
+
+        Examples:
+          >>> rules = Patterns((("lm_head/kernel", "head"),))
+          >>> rules.check_used(["embed/embedding"], optional=True)
         """
+        if optional:
+            return
         paths = list(paths)
         for pattern, _ in self.rules:
             if not any(matches(pattern, path) for path in paths):
@@ -88,5 +99,6 @@ class Patterns:
                 raise ValueError(
                     f"The override {pattern!r} covers no leaf of {len(paths)}; "
                     f"near it is {near}. '*' stands for part of a name and '**' for "
-                    "any number of names; a pattern covers the whole path."
+                    "any number of names; a pattern covers the whole path. With "
+                    "optional=True it may cover none."
                 )

@@ -6,11 +6,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
+from optax_ortho.labels.vocabulary import UNDECIDED as UNDECIDED
 from optax_ortho.labels.words import says_out_first
 from optax_ortho.matrices import MatrixAxes
 
 MATRIX = "matrix"
-UNDECIDED = "undecided"
 
 ROLES = {
     MATRIX: "a hidden matrix, or a stack of them: orthogonalized",
@@ -23,7 +23,7 @@ ROLES = {
     "scalar": "one number",
     "grouped_conv": "the kernel of a grouped or depthwise convolution",
     "frozen": "the base weight under a LoRA adapter",
-    UNDECIDED: "three axes or more, and nothing that says which make a matrix",
+    UNDECIDED: "nothing says whether it is a matrix, or along which axes",
 }
 """Every role. All but the first go to the fallback optimizer, or to one of their own.
 

@@ -2,20 +2,28 @@
 
     a name that says bias, norm, scale, head or embedding     that role
     at most one axis longer than 1                            scalar or vector
+    a name that says it may be no matrix                      undecided
     two axes                                                  matrix; a router's, vector
     three or more                                             undecided
 
 Three axes cannot be read: a kernel of shape (4, 5, 7) is a one-dimensional convolution,
 an attention projection, or a stack of four matrices. Two are (fan_in, fan_out), but of
-a leaf named weight (fan_out, fan_in).
+a leaf named weight (fan_out, fan_in); beside leaves named kernel it may be either.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
 
 from optax_ortho.labels.roles import MATRIX, UNDECIDED, Label, two_axes
-from optax_ortho.labels.words import routers, said_role
+from optax_ortho.labels.words import (
+    routers,
+    said_role,
+    says_kernel,
+    says_no_matrix,
+    says_out_first,
+)
 
 
 def by_name(path: str, leaf: Any) -> Label:
@@ -47,9 +55,38 @@ def by_name(path: str, leaf: Any) -> Label:
         return Label(said)
     if is_vector(shape):
         return Label("vector")
-    if len(shape) == 2:
+    if len(shape) == 2 and not says_no_matrix(path):
         return Label("vector") if routers([path]) else Label(MATRIX, two_axes(path))
     return Label(UNDECIDED)
+
+
+def by_names(leaves: Iterable[tuple[str, Any]]) -> list[Label]:
+    """The labels of a whole tree: `by_name`, and what the other leaves tell.
+
+    Flax keeps a kernel as (in, out). A matrix named weight in a tree that has kernels
+    was made by its user, in either order.
+
+    Args:
+      leaves: pairs of a path and an array, or anything with a shape.
+
+    Returns:
+      A label for each.
+
+    Examples:
+      >>> import numpy as np
+      >>> leaves = {"up/kernel": np.ones((6, 8)), "own/weight": np.ones((6, 8))}
+      >>> [label.role for label in by_names(leaves.items())]
+      ['matrix', 'undecided']
+    """
+    pairs = list(leaves)
+    has_kernels = any(says_kernel(path) for path, _ in pairs)
+
+    def label(path, leaf):
+        found = by_name(path, leaf)
+        unclear = has_kernels and found.role == MATRIX and says_out_first(path)
+        return Label(UNDECIDED) if unclear else found
+
+    return [label(path, leaf) for path, leaf in pairs]
 
 
 def is_vector(shape: tuple[int, ...]) -> bool:

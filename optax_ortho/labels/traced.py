@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from optax_ortho.labels.exact import MESSAGE, Leaf
+from optax_ortho.labels.exact import Leaf
 from optax_ortho.labels.program import Reading, read
+from optax_ortho.labels.refusals import MESSAGE
 
 
 def readings(

@@ -332,7 +332,7 @@ def test_many_raw_parameters_make_a_short_question():
     with pytest.raises(ValueError) as error:
         label(Raw(**shapes))
     assert len(str(error.value)) < 500
-    assert "8 more" in str(error.value)
+    assert "and 8 like it" in str(error.value)
 
 
 def test_an_einsum_that_sums_its_kernel_alone_is_asked_about():
