@@ -97,7 +97,17 @@ def budgets(size, *slow_sizes):
     return pytest.mark.parametrize("layout", layouts, ids=str)
 
 
-@budgets(5 * MATRIX_BYTES, 1, 2**20)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        local(5 * MATRIX_BYTES),
+        local(1, unroll=2),
+        pytest.param(local(1), marks=SLOW),
+        pytest.param(local(2**20), marks=SLOW),
+        pytest.param(local(1, unroll=True), marks=SLOW),
+    ],
+    ids=str,
+)
 def test_map_is_a_loop_over_matrices(layout, tree):
     actual = jax.jit(lambda tree: layout.map(cubed, axes, tree))(tree)
     expected = leaf_by_leaf(lambda x: (cubed(x),), tree)
@@ -250,6 +260,30 @@ def test_what_a_leaf_adds_is_only_its_load_and_its_store(budget):
         )
 
     assert growth(heavy) == growth(cubed) <= 12 * 8
+
+
+@pytest.mark.parametrize(("unroll", "programs"), [(1, 2), (3, 4), (11, 12), (True, 12)])
+def test_unrolled_matrices_have_code_of_their_own(unroll, programs):
+    """And the rest share a loop, if there is a rest."""
+    found = traced(cubed, 12, (4, 6), local(1, unroll))
+    assert len(products(found)) == 2 * programs
+    assert len([op for op in found if op.primitive.name == "scan"]) == (programs < 12)
+
+
+def test_the_largest_matrices_are_unrolled_first():
+    shapes = [(4, 6), (8, 6), (4, 6), (8, 6), (4, 6), (8, 6)]
+    tree = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    layout = local(1, unroll=2)
+    program = jax.make_jaxpr(lambda tree: layout.map(cubed, last_two, tree))(tree)
+    # Two of (8, 6) alone, and the third needs no loop.
+    loops = [op for op in program.jaxpr.eqns if op.primitive.name == "scan"]
+    assert [op.params["length"] for op in loops] == [3]
+
+
+@pytest.mark.parametrize("unroll", [-1, np.zeros([])], ids=["negative", "array"])
+def test_an_impossible_unroll_is_refused(unroll):
+    with pytest.raises((ValueError, TypeError), match="unroll"):
+        local(unroll=unroll)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (5, 4, 6)], ids=["leaves", "stacks"])
