@@ -90,17 +90,20 @@ def readings(
     arguments: Mapping[str, Any],
     wrt: Any = None,
 ) -> dict[str, Reading]:
-    """What the program says of every trained variable, by its path.
+    """What the program says of every parameter, by its path.
+
+    Frozen parameters are followed too: only they show that an adapter before a frozen
+    head is no head itself.
 
     Args:
       function: called as ``function(model, *inputs, **arguments)``.
       model: a module, of arrays or of `nnx.eval_shape`; it is not changed.
       inputs: the positional arguments.
       arguments: the keyword arguments.
-      wrt: a filter of the variables that are trained; None is `nnx.Param`.
+      wrt: a filter of the variables that are trained, beside `nnx.Param`.
     """
-    trained = nnx.Param if wrt is None else wrt
-    graph, params, others = nnx.split(model, trained, ...)
+    followed = nnx.Param if wrt is None else nnx.filterlib.Any(nnx.Param, wrt)
+    graph, params, others = nnx.split(model, followed, ...)
 
     def call(params, others, *inputs, **arguments):
         return function(nnx.merge(graph, params, others), *inputs, **arguments)

@@ -255,9 +255,14 @@ def _after(
     last: Iterable[int],
     views: Sequence[View],
 ) -> Value:
-    """The result of a matrix, by which everything before is consumed."""
+    """The result of a matrix, by which everything before is consumed.
+
+    A power iteration, which multiplies a matrix with its own results and sees no input,
+    consumes nothing.
+    """
     last = frozenset(last)
-    reader.ledger.consumed |= activation.last
+    if activation.data:
+        reader.ledger.consumed |= activation.last
     reader.ledger.choosers |= activation.chosen_by
     if activation.data and not activation.param:
         reader.ledger.inputs |= last
