@@ -31,7 +31,13 @@ def elementwise(reader: Reader, equation: Equation, values: list[Value]) -> list
             kept = _kept(reader, name, view, others, literal, full[i])
             views += [] if kept is None else [kept]
     terms = _terms(name, values) if result.shape == () else frozenset()
-    value = merged(values, views, normed=_normed(name, values), terms=terms)
+    value = merged(
+        values,
+        views,
+        normed=_normed(name, values),
+        terms=terms,
+        repeated=_repeated(values, full),
+    )
     return [smooth(value, result.dtype)]
 
 
@@ -53,6 +59,8 @@ def _kept(
         return None if mixed else view
     if view.kind in (Kind.RESULT, Kind.ONE_HOT):
         return view
+    if view.kind is Kind.SCALED:
+        return None
     rank = _rank(view)
     partners = [_rank(w) for other in others for w in other.of(*WEIGHTS)]
     if view.kind is Kind.PRODUCT and name in SUMS and max(partners, default=0) > 1:
@@ -64,7 +72,19 @@ def _kept(
         return view if plain else view.marked("computed")
     if view.kind is Kind.WEIGHT:
         reader.use(view, _small(name, view, others))
+        if name == "mul" and full:
+            return _scaled(view, others)
     return None
+
+
+def _scaled(view: View, others: Sequence[Value]) -> View | None:
+    """A weight times an input that is repeated along some of its axes.
+
+    Summed over its other axes, this is a matrix product written by hand.
+    """
+    repeated = frozenset[int]().union(*(other.repeated for other in others))
+    inner = leaf_axes([view.axes[i] for i in sorted(repeated)])
+    return view.at(view.axes, kind=Kind.SCALED, inner=inner) if inner else None
 
 
 def _small(name: str, view: View, others: Sequence[Value]) -> str:
@@ -94,6 +114,12 @@ def _normed(name: str, values: Sequence[Value]) -> bool:
         name in SUMS and not all(value.data for value in values)
     )
     return before and affine
+
+
+def _repeated(values: Sequence[Value], full: Sequence[bool]) -> frozenset[int]:
+    """The axes along which every operand is constant."""
+    axes = [value.repeated for value, whole in zip(values, full, strict=True) if whole]
+    return frozenset.intersection(*axes) if axes else frozenset()
 
 
 def _terms(name: str, values: Sequence[Value]) -> frozenset[frozenset[int]]:

@@ -101,10 +101,20 @@ def reduce(reader, equation, values):
     for value in values:
         for view in value.of(Kind.WEIGHT):
             reader.use(view, "reduced", primitive=equation.primitive.name)
-    views = (
+    views = [
         view.at(axis for i, axis in enumerate(view.axes) if i not in gone)
         for view in values[0].of(Kind.RESULT)
+    ]
+    summed = (
+        values[0].of(Kind.SCALED) if equation.primitive.name == "reduce_sum" else []
     )
+    for view in summed:
+        kept = [axis for i, axis in enumerate(view.axes) if i not in gone]
+        fan_in = leaf_axes([view.axes[i] for i in gone])
+        fan_out = tuple(axis for axis in leaf_axes(kept) if axis in view.inner)
+        if fan_in and fan_out:  # A matrix product written by hand.
+            reader.use(view, "product", fan_in, fan_out)
+            views.append(view.at(kept, kind=Kind.RESULT))
     return [smooth(merged(values, views), equation.outvars[0].aval.dtype)]
 
 

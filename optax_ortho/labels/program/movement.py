@@ -82,7 +82,11 @@ def broadcast(
     def axes(view):
         return broadcast_axes(view, shape, target, order)
 
-    return reader.moved(value, axes, "broadcast_in_dim")
+    kept = {place for i, place in enumerate(order) if shape[i] == target[place]}
+    carried = {place for i, place in enumerate(order) if i in value.repeated}
+    repeated = carried | {i for i, n in enumerate(target) if n > 1 and i not in kept}
+    moved = reader.moved(value, axes, "broadcast_in_dim")
+    return moved.replace(repeated=frozenset(repeated))
 
 
 def tile(reader, equation, values):

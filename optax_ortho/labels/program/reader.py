@@ -50,6 +50,7 @@ class Ledger:
       inputs: leaves that meet an input which no parameter has touched.
       ends: leaves of the last matrices before an output.
       heads: those of them that no matrix follows.
+      outputs: leaves that are the only last one of an output.
     """
 
     uses: dict[int, set[Use]] = dataclasses.field(
@@ -68,6 +69,7 @@ class Ledger:
     inputs: set[int] = dataclasses.field(default_factory=set)
     ends: set[int] = dataclasses.field(default_factory=set)
     heads: set[int] = dataclasses.field(default_factory=set)
+    outputs: set[int] = dataclasses.field(default_factory=set)
 
 
 class Reader:
@@ -111,7 +113,7 @@ class Reader:
                 views.append(view.at(placed))
             elif view.kind is Kind.WEIGHT:
                 self.use(view, "unread", primitive=primitive)
-        return value.replace(views=tuple(views))
+        return value.replace(views=tuple(views), repeated=frozenset())
 
     def run(self, jaxpr: Any, arguments: Sequence[Value]) -> list[Value]:
         """The values of the results of a jaxpr, closed or not."""

@@ -134,6 +134,8 @@ def _product(
         return read("head", *notes, **found)
     if index in ledger.choosers and index in ledger.consumed:
         return read("vector", *notes, CHOOSES, **found)
+    if index in ledger.outputs:
+        notes.append("also an output")
     return read(MATRIX, *notes, **found)
 
 

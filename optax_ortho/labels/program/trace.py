@@ -73,6 +73,7 @@ def read(
     consumed = reader.ledger.consumed
     reader.ledger.heads.update(*(end for end in ends if not end & consumed))
     reader.ledger.ends.update(*ends)
+    reader.ledger.outputs.update(*(end for end in ends if len(end) == 1))
     return tuple(
         reading(reader.ledger, index, path, shape)
         for index, ((path, _), shape) in enumerate(

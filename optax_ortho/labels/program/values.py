@@ -26,6 +26,7 @@ class Value:
       data: whether it depends on an input.
       param: whether it depends on a parameter.
       normed: whether it was divided by a root, and not mixed with others since.
+      repeated: axes along which it was broadcast, and is constant.
     """
 
     views: tuple[View, ...] = ()
@@ -35,6 +36,7 @@ class Value:
     data: bool = False
     param: bool = False
     normed: bool = False
+    repeated: frozenset[int] = frozenset()
 
     def of(self, *kinds: Kind) -> list[View]:
         """The views of some kinds."""

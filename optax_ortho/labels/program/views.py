@@ -41,9 +41,8 @@ class Kind(enum.Enum):
     WEIGHT = "the parameter, or what elementwise operations made of it"
     LOOKUP = "rows of it, taken by an index"
     PRODUCT = "its product with another parameter, in which an axis was contracted"
-    RESULT = (
-        "the result of a matrix product with it; its axes are fan-out and batch axes"
-    )
+    SCALED = "its product, entry by entry, with an input that `inner` repeats"
+    RESULT = "the result of a matrix product with it, along fan-out and batch axes"
     IOTA = "counting along an axis, of no parameter"
     ONE_HOT = "a comparison with such counting, of no parameter"
 
@@ -60,7 +59,8 @@ class View:
       axes: for each axis of the array, its atoms.
       kind: the relation to the parameter.
       marks: "computed" (a function of the parameter) and "stopped" (a stop_gradient).
-      inner: of a product, the axes of the parameter that were contracted.
+      inner: of a product, the axes of the parameter that were contracted; of a scaled
+        view, those along which the input was repeated.
     """
 
     leaf: int
