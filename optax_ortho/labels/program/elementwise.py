@@ -19,8 +19,11 @@ def elementwise(reader: Reader, equation: Equation, values: list[Value]) -> list
     name, result = equation.primitive.name, equation.outvars[0].aval
     # Axes of length one, and scalars, are broadcast without an equation of their own.
     full = [len(operand.aval.shape) == len(result.shape) for operand in equation.invars]
+    everywhere = frozenset(range(len(result.shape)))
     values = [
-        broadcast(reader, value, operand.aval.shape, result.shape) if whole else value
+        broadcast(reader, value, operand.aval.shape, result.shape)
+        if whole
+        else value.replace(repeated=everywhere)
         for value, operand, whole in zip(values, equation.invars, full, strict=True)
     ]
     literal = all(isinstance(operand, core.Literal) for operand in equation.invars[1:])
@@ -36,7 +39,7 @@ def elementwise(reader: Reader, equation: Equation, values: list[Value]) -> list
         views,
         normed=_normed(name, values),
         terms=terms,
-        repeated=_repeated(values, full),
+        repeated=frozenset.intersection(*(value.repeated for value in values)),
     )
     return [smooth(value, result.dtype)]
 
@@ -50,9 +53,7 @@ def _kept(
     full: bool,
 ) -> View | None:
     """The view in the result, or None after its use was recorded."""
-    mixed = any(
-        other.data or (other.last and not other.of(Kind.PRODUCT)) for other in others
-    )
+    mixed = any(other.data or _is_result(other, view) for other in others)
     if view.kind is Kind.IOTA:
         if name == "eq":
             return view.at(view.axes, kind=Kind.ONE_HOT)
@@ -75,6 +76,20 @@ def _kept(
         if name == "mul" and full:
             return _scaled(view, others)
     return None
+
+
+def _is_result(value: Value, beside: View) -> bool:
+    """Whether a value is what matrices made, and no number that scales a weight.
+
+    Spectral normalization divides a weight by a number that its own products made.
+    """
+    if not value.last or value.of(Kind.PRODUCT):
+        return False
+    return any(
+        leaf_axes([axis])
+        for i, axis in enumerate(beside.axes)
+        if i not in value.repeated
+    )
 
 
 def _scaled(view: View, others: Sequence[Value]) -> View | None:
@@ -114,12 +129,6 @@ def _normed(name: str, values: Sequence[Value]) -> bool:
         name in SUMS and not all(value.data for value in values)
     )
     return before and affine
-
-
-def _repeated(values: Sequence[Value], full: Sequence[bool]) -> frozenset[int]:
-    """The axes along which every operand is constant."""
-    axes = [value.repeated for value, whole in zip(values, full, strict=True) if whole]
-    return frozenset.intersection(*axes) if axes else frozenset()
 
 
 def _terms(name: str, values: Sequence[Value]) -> frozenset[frozenset[int]]:

@@ -110,7 +110,8 @@ def reduce(reader, equation, values):
     )
     for view in summed:
         kept = [axis for i, axis in enumerate(view.axes) if i not in gone]
-        fan_in = leaf_axes([view.axes[i] for i in gone])
+        contracted = leaf_axes([view.axes[i] for i in gone])
+        fan_in = tuple(axis for axis in contracted if axis not in view.inner)
         fan_out = tuple(axis for axis in leaf_axes(kept) if axis in view.inner)
         if fan_in and fan_out:  # A matrix product written by hand.
             reader.use(view, "product", fan_in, fan_out)
