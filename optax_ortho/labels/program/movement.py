@@ -193,10 +193,8 @@ def concatenate(reader, equation, values):
     target = equation.outvars[0].aval.shape
     joined = merged(values)
     # Rotary embeddings cut each head in halves and join them: no fused leaf.
-    whole: set = set()
-    if len(values) > 1:
-        whole = set.intersection(*(_cuts_along(value, along) for value in values))
-        reader.ledger.rejoined |= whole
+    whole = _joined(reader, values, along)
+    reader.ledger.rejoined |= whole
     views = []
     for view in (view for value in values for view in value.views):
         if view.kind is Kind.RESULT:
@@ -269,13 +267,28 @@ def _rejoined(view: View, along: int, length: int, whole: set) -> Axis:
     return foreign(length)
 
 
-def _cuts_along(value: Value, along: int) -> set[tuple[int, int, int]]:
-    return {
-        (view.leaf, atom.axis, atom.stride)
-        for view in value.of(Kind.RESULT)
-        for atom in view.axes[along][:1]
-        if leads(atom, view.axes)
-    }
+def _joined(
+    reader: Reader, values: Sequence[Value], along: int
+) -> set[tuple[int, int, int]]:
+    """The parameter axes (leaf, axis, stride) of which parts are in every value.
+
+    Nothing else may be mixed in: a shift and a scale that were cut from one result, and
+    applied to two arrays which are then concatenated, stay apart.
+    """
+    parts = [
+        {
+            (view.leaf, atom.axis, atom.stride)
+            for view in value.of(Kind.RESULT)
+            for atom in view.axes[along][:1]
+            if leads(atom, view.axes)
+            and atom.stride * atom.size < reader.leaves[view.leaf].shape[atom.axis]
+        }
+        for value in values
+    ]
+    common = set.intersection(*parts)
+    leaves = {leaf for leaf, _, _ in common}
+    is_alone = len(values) > 1 and all(value.last <= leaves for value in values)
+    return common if is_alone else set()
 
 
 def _shapes(equation: Equation) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -104,7 +104,7 @@ def _product(
     if index in ledger.inputs:
         notes.append(INPUT_LAYER)
     if any("complex" in use.marks for use in products):
-        return read(UNDECIDED, "a part of a complex matrix")
+        return read("vector", *notes, "a part of a complex matrix")
     if not (_longer(fan_in, shape) and _longer(fan_out, shape)):
         return read("vector", *notes, "one row or column")
     pairs = {
