@@ -18,6 +18,7 @@ from optax_ortho.labels.program.views import (
     View,
     foreign,
     leads,
+    leaf_axes,
     reshaped,
     sliced,
 )
@@ -144,6 +145,9 @@ def cut(
             is_result = view.kind is Kind.RESULT
             if is_result and piece is not None and leads(piece, view.axes):
                 reader.ledger.cuts[view.leaf].add(piece)
+            if sizes[i] > 1 and leaf_axes([axis]) and not leaf_axes([kept]):
+                if view.kind is Kind.WEIGHT:
+                    return None  # An unknown part of its axis: the parameter is lost.
             remaining.append(kept)
         return remaining
 

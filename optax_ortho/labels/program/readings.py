@@ -83,7 +83,7 @@ def reading(ledger: Ledger, index: int, path: str, leaf: Any) -> Reading:
         if kinds["unread"]:
             names = dict.fromkeys(use.primitive for use in kinds["unread"])
             return read(UNDECIDED, f"used inside {', '.join(names)}, which has no rule")
-        if set(kinds) == {"reduced"}:
+        if all(use.kind == "reduced" for use in uses):
             names = dict.fromkeys(use.primitive for use in uses)
             return read(UNDECIDED, f"used through {', '.join(names)} alone")
     return read(_small_role(kinds, rank))

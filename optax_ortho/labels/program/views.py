@@ -142,7 +142,7 @@ def sliced(
     """An axis after a slice, and the atom that was cut off; None for the whole axis.
 
     A slice through several atoms belongs to no parameter any more, and neither does a
-    single entry of a longer axis.
+    single entry of a longer axis. A part of one atom is its own wherever it starts.
 
     Args:
       axis: the axis before.
@@ -158,9 +158,11 @@ def sliced(
         return axis, None
     major, *minors = axis
     inner = math.prod(atom.size for atom in minors)
-    if start is None or major.axis == FOREIGN or major.size * inner != length:
+    if major.axis == FOREIGN or major.size * inner != length:
         return foreign(size), None
-    if start % inner or size % inner:
+    if start is None and size > 1 and not minors:
+        return (major._replace(size=size, start=0),), None
+    if start is None or start % inner or size % inner:
         return foreign(size), None
     first = major.start + start // inner
     piece = Atom(major.axis, major.stride, size // inner, first)
