@@ -65,7 +65,7 @@ def page(text: str) -> str:
     """The page with the table of the kept figures in it."""
     train = json.loads(TRAIN.read_text())["results"]
     step = json.loads(STEP.read_text())["results"]
-    return insert(text, "figures", f"\n\n{table(train, step)}\n")
+    return insert(text, "costs", f"\n\n{table(train, step)}\n")
 
 
 def main() -> None:

@@ -32,12 +32,12 @@ PRONOUNS = {"one", "found", "own", "told", "heard", "dear", "cheap"}
 # Not yet clean; paths or their beginnings.
 TO_COME = (
     "CHANGELOG.md",
-    "README.md",
     "benchmarks/",
-    "docs/",
+    "docs/labels.md",
     "examples/",
     "notebooks/",
     "optax_ortho/blocks.py",
+    "optax_ortho/boxes.py",
     "optax_ortho/checkpoints/from_optax.py",
     "optax_ortho/checkpoints/owners.py",
     "optax_ortho/dtypes.py",
@@ -87,6 +87,7 @@ def prose(text: str) -> str:
         return re.sub(r"[^\n]", " ", match.group())
 
     code = (
+        r"<!--.*?-->",
         r"^```.*?^```",
         r"^ *(?:>>>|\.\.\. ).*?$",
         r"``[^`]*``",
