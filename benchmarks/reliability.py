@@ -1,14 +1,14 @@
-"""The bar of reliability: 25 rows, every optimizer, pass or fail with the figure.
+"""Results of every optimizer on the 25 requirements of reliability.
 
     python -m benchmarks.reliability
     python -m benchmarks.reliability --optimizers muon optax.contrib.muon --rows B2 B16
     python -m benchmarks.reliability --missing
 
 It runs the checks of `tests.reliability` on all optimizers, where the suite runs them
-on one, writes `benchmarks/results/reliability.json` after each, and at the end the
-table in `docs/reliability.md`. What is not asked for keeps its last result; `--missing`
-runs what has none or has failed, so a run that was stopped goes on. All of it takes
-about an hour of one core.
+on one. It writes `benchmarks/results/reliability.json` after each check, and the table
+in `docs/reliability.md` at the end. Optimizers and rows that are not selected keep
+their last results. `--missing` runs the checks without a result and the failed ones, so
+it continues an interrupted run. A full run takes about an hour on one core.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import jax  # noqa: E402
 
 import optax_ortho  # noqa: E402
 from tests.reliability.bar import BAR, NotPromised  # noqa: E402
-from tests.reliability.subjects import OURS, PEER, Subject  # noqa: E402
+from tests.reliability.subjects import MUON, OURS, PEER, Subject  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "reliability.json"
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
@@ -49,17 +49,36 @@ def run(row: str, subject: Subject) -> dict:
 
 
 def table(cells: dict[str, dict[str, dict]]) -> str:
-    """Rows B1 to B25, a column an optimizer, in Markdown."""
-    names = [str(subject) for subject in [*OURS, PEER] if str(subject) in cells]
-    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    """A Markdown table of rows B1 to B25: Muon, a count of the others, and the peer."""
+    muon, peer = str(MUON), str(PEER)
+    lines = [f"| | {muon} | other optimizers | {peer} |", "|---|---|---|---|"]
     for row, check in BAR.items():
-        shown = []
-        for name in names:
-            cell = cells[name].get(row)
-            shown.append("" if cell is None else show(cell))
         title = (check.__doc__ or "").split("\n")[0].rstrip(".")
-        lines.append(f"| **{row}** {title} | {' | '.join(shown)} |")
+        column = {name: cells[name][row] for name in cells if row in cells[name]}
+        first, last = (
+            show(column.pop(name)) if name in column else "" for name in (muon, peer)
+        )
+        lines.append(f"| **{row}** {title} | {first} | {summary(column)} | {last} |")
     return "\n".join(lines)
+
+
+def summary(column: dict[str, dict]) -> str:
+    """The number of optimizers that pass a row, and the names of the others.
+
+    Examples:
+      >>> passed, failed = ({"result": x, "figure": "1"} for x in ("pass", "FAIL"))
+      >>> summary({"root": passed, "aro": failed, "dion": failed})
+      '1 passes; FAIL: 1: aro, dion'
+    """
+    number = sum(cell["result"] == "pass" for cell in column.values())
+    others: dict[str, list[str]] = {}
+    for name, cell in column.items():
+        if cell["result"] != "pass":
+            others.setdefault(show(cell), []).append(name)
+    count = f"{number} pass" if number != 1 else "1 passes"
+    return "; ".join(
+        [count, *(f"{why}: {', '.join(names)}" for why, names in others.items())]
+    )
 
 
 def show(cell: dict) -> str:

@@ -1,4 +1,4 @@
-"""The bar: its 25 rows in order. A check takes a subject and gives a figure."""
+"""The 25 requirements in order. A check takes a subject and returns its result."""
 
 from collections.abc import Callable
 

@@ -143,7 +143,7 @@ def signature(subject: Subject) -> set[str]:
 
 
 def message(misuse: Callable) -> str | None:
-    """What is said about a misuse; None if it is accepted in silence."""
+    """The error message for a misuse; None if there is no error."""
     try:
         misuse()
     except (ValueError, TypeError) as error:
@@ -154,7 +154,7 @@ def message(misuse: Callable) -> str | None:
 
 
 def b16(subject: Subject) -> str:
-    """Every misuse is refused, in under 500 characters that name the leaf."""
+    """Every misuse raises an error of under 500 characters that names the leaf."""
     found, problems = misuses(subject), []
     for name, (misuse, words) in found.items():
         said = message(misuse)
@@ -201,7 +201,7 @@ def b20(subject: Subject) -> str:
 
 
 def b21(subject: Subject) -> str:
-    """How many matrices are orthogonalized can be asked."""
+    """The number of orthogonalized matrices can be queried."""
     if not subject.matrices:
         raise NotPromised("it orthogonalizes nothing")
     tx, params = subject.standard()
@@ -257,7 +257,7 @@ def runs_no_data() -> None:
 
 
 def b25(subject: Subject) -> str:
-    """No load path of ours runs data, and importing opens no socket."""
+    """Loading runs no code from data, and importing opens no socket."""
     if not subject.is_ours:
         raise NotPromised("a promise about this package")
     opens_no_socket()

@@ -73,7 +73,7 @@ SCALES = {
 
 
 def b2(subject: Subject) -> str:
-    """The size of the gradient does not change the first step of a matrix."""
+    """The first step of a matrix is invariant to the scale of its gradient."""
     if not subject.matrices:
         raise NotPromised("it treats all leaves as vectors")
     figures = []
@@ -109,7 +109,7 @@ def spoilt(gradient: Any, name: str, bad: float) -> Any:
 
 
 def b3(subject: Subject) -> str:
-    """One bad entry skips its matrix, is counted, and is forgotten."""
+    """One bad entry skips its matrix, is counted, and has no later effect."""
     tx, params = subject.standard()
     gradient, one = random_like(params), jax.jit(tx.update)
     for bad in (np.nan, np.inf, -np.inf):
@@ -125,7 +125,7 @@ def b3(subject: Subject) -> str:
 
 
 def b4(subject: Subject) -> str:
-    """Bad steps leave nothing behind."""
+    """Bad steps leave the state finite, and training continues."""
     tx, params = subject.standard()
     for number in (3, 100):
         testing.check_recovers(tx, params, number)
@@ -164,7 +164,7 @@ def odd_matrices() -> dict[str, np.ndarray]:
 
 
 def b5(subject: Subject) -> str:
-    """Shapes and matrices at the edge."""
+    """Updates of unusual shapes and of singular matrices are finite."""
     labels = {k: "matrix" if len(s) > 1 else "vector" for k, s in ODD_SHAPES.items()}
     labels |= {k: optax_axes() for k, s in ODD_SHAPES.items() if len(s) > 2}
     params = new_params(ODD_SHAPES)
@@ -191,7 +191,7 @@ def optax_axes():
 
 
 def b6(subject: Subject) -> str:
-    """The singular values of the update, in every dtype."""
+    """The singular values of the update are bounded, in every dtype."""
     if not subject.polar:
         raise NotPromised("its update is no polar factor")
     figures = []
@@ -209,7 +209,7 @@ def b6(subject: Subject) -> str:
 
 
 def b19(subject: Subject) -> str:
-    """The update has finite derivatives, also where the gradient is zero."""
+    """The update has finite derivatives, even at a gradient of zero."""
     tx, params = subject.standard()
     state = tx.init(params)
 
@@ -227,7 +227,7 @@ def b19(subject: Subject) -> str:
 
 
 def b22(subject: Subject) -> str:
-    """A stack is its slices; and what turns the gradient turns the update."""
+    """A stack equals its slices, and the update rotates with the gradient."""
     if not subject.matrices:
         raise NotPromised("it treats all leaves as vectors")
     rng = np.random.default_rng(1)
@@ -255,7 +255,7 @@ def b22(subject: Subject) -> str:
 
 @contextlib.contextmanager
 def option(name: str, value: Any) -> Any:
-    """A setting of JAX for a while."""
+    """Sets an option of JAX inside a block."""
     old = getattr(jax.config, name)
     jax.config.update(name, value)
     try:

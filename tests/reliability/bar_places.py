@@ -39,7 +39,7 @@ def labels_of(names: Any) -> dict:
 
 
 def placed(tree: Any, mesh: Any) -> Any:
-    """A tree that has the paths of `SPECS`, on a mesh."""
+    """A tree with the paths of `SPECS`, on a mesh."""
 
     def place(keys, leaf):
         found = [
@@ -60,7 +60,7 @@ def new_mesh(shape: tuple, names: tuple, kind: AxisType = AxisType.Auto) -> Any:
 
 
 def b10(subject: Subject) -> str:
-    """On Auto and Explicit meshes a step is that of one device, laid out as before."""
+    """A step on Auto and Explicit meshes equals one device's, and keeps shardings."""
     params = new_params({name: shape for name, (shape, _) in SPECS.items()})
     tx = subject.new(labels_of(SPECS), params)
     gradient = random_like(params)
@@ -87,7 +87,7 @@ def b10(subject: Subject) -> str:
 
 
 def b11(subject: Subject) -> str:
-    """In shard_map a part of a matrix is not taken for a matrix."""
+    """In shard_map a shard is not mistaken for a whole matrix."""
     if not subject.matrices:
         raise NotPromised("it treats all leaves as vectors")
     params = new_params({"kernel": (8, 6)})
@@ -109,7 +109,7 @@ def b11(subject: Subject) -> str:
 
 
 def b12(subject: Subject) -> str:
-    """Training goes on bit for bit from every kind of checkpoint, on every mesh."""
+    """Training continues bit for bit from every kind of checkpoint, on every mesh."""
     tx, params = subject.standard()
     for name, save_and_load in savers(tx, params).items():
         with warnings.catch_warnings():
@@ -168,7 +168,7 @@ def orbax_round_trip(folder: Path, tree: Any, target: Any) -> Any:
 
 
 def check_meshes(subject: Subject) -> float:
-    """Saved on eight devices, restored on four other meshes and on one device."""
+    """Saves on eight devices, and restores on four other meshes and on one device."""
     params = new_params({name: SPECS[name][0] for name in ("both", "stack", "bias")})
     tx = subject.new(labels_of(params), params)
     gradient = random_like(params)
@@ -201,7 +201,7 @@ def check_meshes(subject: Subject) -> float:
 
 
 def b13(subject: Subject) -> str:
-    """The checkpoint of the release loads, and one of another layout does not."""
+    """The released checkpoint loads, and one of another structure raises an error."""
     if not subject.is_ours:
         raise NotPromised("its checkpoints are not ours to keep")
     version, worst = golden_difference(subject)
@@ -230,7 +230,7 @@ def scanned(subject: Subject, together: bool) -> tuple[Any, Any]:
 
 
 def golden_difference(subject: Subject) -> tuple[str, float]:
-    """How far the step after a committed checkpoint is from the one committed."""
+    """The distance between the step after a committed checkpoint and the stored one."""
     tx, params = subject.standard()
     files = sorted(GOLDEN.glob("v*.npz"))
     assert files, "no checkpoint is committed"
@@ -252,7 +252,7 @@ def golden_difference(subject: Subject) -> tuple[str, float]:
 
 
 def b23(subject: Subject) -> str:
-    """Empty leaves, and leaves that no mesh axis divides, on a mesh."""
+    """Empty leaves, and leaves that no mesh axis divides, work on a mesh."""
     shapes = {"empty": (0, 4), "odd": (5, 3), "kernel": (8, 6)}
     params = new_params(shapes)
     tx = subject.new(dict.fromkeys(shapes, "matrix"), params)

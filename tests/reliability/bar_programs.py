@@ -28,7 +28,7 @@ def b7(subject: Subject) -> str:
 
 
 def b8(subject: Subject) -> str:
-    """One trace, whatever changes; and products in no loop of unknown length."""
+    """A step is traced once, and has no loop of unknown length around products."""
     tx, params = subject.standard()
     testing.check_one_trace(tx, params)
     factory = functools.partial(injectable, subject, params)
@@ -56,7 +56,7 @@ def injectable(subject: Subject, params: Any, learning_rate: Any) -> Any:
 
 
 def b9(subject: Subject) -> str:
-    """Compiled, scanned and batched steps are the steps."""
+    """Compiled, scanned and batched steps equal plain ones."""
     tx, params = subject.standard()
     tolerance = 1e-4 if not subject.matmul else TOLERANCE
     testing.check_jit(tx, params, tolerance)
@@ -79,7 +79,7 @@ def b9(subject: Subject) -> str:
 
 
 def b14(subject: Subject) -> str:
-    """Nothing static lies in the state: what is set anew after restoring counts."""
+    """The state contains no settings: new ones take effect after a restore."""
     tx, params = subject.standard()
     changed, _ = subject.standard(**subject.other)
     gradient = random_like(params)
@@ -95,7 +95,7 @@ def b14(subject: Subject) -> str:
 
 
 def b15(subject: Subject) -> str:
-    """A whole step is exported for three platforms, written down and read."""
+    """A whole step can be exported for three platforms, serialized and loaded."""
     tx, params = subject.standard()
     state = tx.init(params)
     checkpoints.register_for_export(state)
@@ -119,7 +119,7 @@ def b15(subject: Subject) -> str:
 
 
 def wrappers(tx: Any, params: Any) -> dict[str, Any]:
-    """Everything of Optax that may stand around an optimizer."""
+    """The optimizer in every wrapper of Optax."""
     return {
         "chain": optax.chain(optax.clip(10.0), tx),
         "apply_if_finite": optax.apply_if_finite(tx, 3),
@@ -137,7 +137,7 @@ def wrappers(tx: Any, params: Any) -> dict[str, Any]:
 
 
 def b17(subject: Subject) -> str:
-    """Wrappers of Optax take it, alone and nested, and give finite steps."""
+    """Steps in Optax's wrappers, alone and nested, are finite."""
     tx, params = subject.standard()
     tx = optax.GradientTransformationExtraArgs(tx.init, jax.jit(tx.update))
     gradient = random_like(params)
@@ -162,7 +162,7 @@ def b17(subject: Subject) -> str:
 
 
 def b18(subject: Subject) -> str:
-    """No switch of JAX for debugging finds anything."""
+    """JAX's debugging switches find nothing."""
     switches = {
         "jax_debug_nans": True,
         "jax_debug_infs": True,
