@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from optax_ortho.labels import Labeller
 from optax_ortho.labels.roles import MATRIX
 from optax_ortho.matrices import path_of
+from optax_ortho.statistics.dependence import used
 from optax_ortho.statistics.passes import through_conv, through_dense
 from optax_ortho.statistics.taps import Probes, probes_of, read
 
-TAG = "statistics "  # The clip and the path of the layer follow.
-# What was called, in any trace, for a jitted part of a model is traced once. Another
-# clip makes another tag, and so another trace.
-SEEN: set[str] = set()
+# The clip and the path of the layer follow. With another clip, the parameters of a
+# jitted part of a model have another structure, so that the part is traced again.
+TAG = "statistics "
 
 
 def value_and_grad(
@@ -38,17 +38,26 @@ def value_and_grad(
                 probes[layer] = probes_of(jnp.shape(leaf), axes[layer])
         tags = {layer: f"{TAG}{clip} {layer}" for layer in probes}
 
+        called: set[str] = set()
+
         def probed(params, probes):
             probed = _with_probes(params, probes, tags)
-            with nn.intercept_methods(_interceptor(clip)):
+            with nn.intercept_methods(_interceptor(clip, called)):
                 return loss_fn(probed, *args, **kwargs)
 
-        value, (gradient, found) = jax.value_and_grad(probed, (0, 1), has_aux)(
+        def loss(probes):
+            value = probed(params, probes)
+            return value[0] if has_aux else value
+
+        value, (gradient, sums) = jax.value_and_grad(probed, (0, 1), has_aux)(
             params, probes
         )
-        called = [layer for layer, tag in tags.items() if tag in SEEN]
-        found = {layer: (found[layer], axes[layer]) for layer in called}
-        return value, gradient, read(found)
+        if called != set(tags.values()):
+            # No layer of a jitted part that was traced before is intercepted.
+            reached = used(loss, probes)
+            called |= {tag for layer, tag in tags.items() if any(reached[layer])}
+        layers = [layer for layer, tag in tags.items() if tag in called]
+        return value, gradient, read({key: (sums[key], axes[key]) for key in layers})
 
     return wrapped
 
@@ -69,7 +78,8 @@ def _with_probes(
     return {**tree, tags[path]: probes[path]} if path in probes else tree
 
 
-def _interceptor(clip: Any) -> Callable:
+def _interceptor(clip: Any, called: set[str]) -> Callable:
+    """Taps the calls of layers that have probes, and adds their tags to `called`."""
     inside: list[str] = []
 
     def intercept(method, args, kwargs, context):
@@ -80,7 +90,7 @@ def _interceptor(clip: Any) -> Callable:
         whole = tags and made[tags[0]].a.ndim == _rank(layer)
         if context.method_name != "__call__" or not whole or tags[0] in inside:
             return method(*args, **kwargs)
-        SEEN.add(tags[0])
+        called.add(tags[0])
         args = (*args, kwargs.pop("inputs")) if "inputs" in kwargs else args
 
         def call(x):

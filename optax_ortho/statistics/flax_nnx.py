@@ -87,6 +87,9 @@ def _tapped(layers: dict[Any, tuple[Any, MatrixAxes]], clip: Any) -> Iterator[No
                 NAMES, probes_of(layer.kernel.shape, axes), strict=True
             ):
                 setattr(layer, name, Probe(zeros))
+            # Python looks __call__ up on the class, and the transforms of NNX rebuild a
+            # model from the classes in its graph: an attribute of the layer, or another
+            # object in its place, would not be called.
             object.__setattr__(layer, "__class__", _tapping(type(layer), clip))
         yield
     finally:

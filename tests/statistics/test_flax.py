@@ -16,6 +16,7 @@ from examples.gpt import GPT
 from examples.gpt import loss_fn as gpt_loss
 from optax_ortho import MatrixAxes
 from optax_ortho import value_and_grad_with_statistics as with_statistics
+from optax_ortho.statistics.dependence import used
 from optax_ortho.testing import assert_close, random_like
 from tests.models import TOKENS, LinenTransformer, gpt
 
@@ -384,6 +385,61 @@ def test_a_kernel_that_nothing_reads_is_asked_about():
     tx = optax_ortho.mkor(0.1)
     with pytest.raises(ValueError, match="'own/kernel' has no statistic.*overrides"):
         tx.update(gradient, tx.init(params), statistics=found)
+
+
+@pytest.mark.parametrize("jit", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_a_layer_has_statistics_where_this_loss_calls_it(jit):
+    """Whatever another loss called before, in the same jitted parts."""
+    one, two, x = nn.Dense(6), nn.Dense(3), normal(5, 4)
+    params = {
+        "up": one.init(jax.random.key(0), x)["params"],
+        "down": two.init(jax.random.key(1), normal(5, 6))["params"],
+    }
+    encode = jax.jit(lambda params, x: one.apply({"params": params["up"]}, x))
+    decode = jax.jit(lambda params, x: two.apply({"params": params["down"]}, x))
+
+    def full(params):
+        return jnp.mean(decode(params, encode(params, x)) ** 2)
+
+    def part(params):
+        return jnp.mean(encode(params, x) ** 2)
+
+    def layers(loss_fn):
+        value, gradient, found = jit(with_statistics(loss_fn))(params)
+        for name, layer in found.items():
+            assert_close(layer["g"], gradient[name]["bias"], 1e-5, name)
+        return set(found)
+
+    assert layers(part) == {"up"}
+    assert layers(full) == {"up", "down"}
+    assert layers(part) == {"up"}
+    assert layers(full) == {"up", "down"}
+
+
+def test_the_layers_are_those_of_this_call():
+    x = normal(5, 4)
+    module = nn.Dense(6)
+    params = {name: module.init(jax.random.key(0), x)["params"] for name in ("a", "b")}
+
+    def loss_fn(params, name):
+        return jnp.mean(module.apply({"params": params[name]}, x) ** 2)
+
+    function = with_statistics(loss_fn)
+    assert [set(function(params, name)[2]) for name in "aba"] == [{"a"}, {"b"}, {"a"}]
+
+
+def test_loops_and_branches_use_what_their_bodies_use():
+    def f(xs):
+        y = jax.lax.cond(xs["index"] > 0, lambda: xs["left"], lambda: 2 * xs["right"])
+        inside = lambda c, x: (c, x * xs["inside"].sum())  # noqa: E731
+        _, y = jax.lax.scan(inside, 0.0, y + xs["rows"])
+        jax.checkpoint(lambda x, y: x + 1)(xs["saved"], xs["ignored"])
+        body = lambda i, y: jnp.sin(y) * xs["factor"]  # noqa: E731
+        return jax.lax.fori_loop(0, 3, body, y), xs["passed"]
+
+    names = ("factor", "ignored", "inside", "left", "passed", "right", "rows", "saved")
+    tree = {name: jnp.ones(3) for name in names} | {"index": 1}
+    assert used(f, tree) == dict.fromkeys(tree, True) | {"ignored": False}
 
 
 def test_parts_of_a_model_may_be_called_on_their_own():
