@@ -1,6 +1,7 @@
-"""What a table calls a method or a layout."""
+"""Names of methods and layouts in tables."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 
 def short_name(value: Any) -> str:
-    """The kind of a value, and what it has that is not the default.
+    """The class of a value, and its arguments that are not the default.
 
     Examples:
       >>> from optax_ortho.orthogonalizers import NewtonSchulz
@@ -35,11 +36,11 @@ def short_name(value: Any) -> str:
 
 
 def _usual(value: Any) -> Callable[[dataclasses.Field], str | None]:
-    """What a field holds where nothing is said, after the defaults are settled."""
-    try:
-        usual = type(value)()
-    except TypeError:  # Some field has no default.
+    """The names of default values, after a class has settled those that are None."""
+    parameters = inspect.signature(type(value)).parameters.values()
+    if any(parameter.default is parameter.empty for parameter in parameters):
         return _default
+    usual = type(value)()
     return lambda field: short_name(getattr(usual, field.name))
 
 
