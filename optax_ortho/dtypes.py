@@ -32,7 +32,7 @@ def keep_dtypes(
 
     def update(updates, state, params=None, **extra):
         new_updates, new_state = inner.update(updates, state, params, **extra)
-        return _cast_like(new_updates, updates), _cast_like(new_state, state)
+        return cast_like(new_updates, updates), cast_like(new_state, state)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
@@ -107,5 +107,6 @@ def bounded(
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def _cast_like(tree: Any, like: Any) -> Any:
+def cast_like(tree: Any, like: Any) -> Any:
+    """A tree with each leaf in the dtype of the same leaf of another tree."""
     return jax.tree.map(lambda x, old: jnp.asarray(x, jnp.result_type(old)), tree, like)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optax_ortho.dtypes import cast_like
 from optax_ortho.matrices import path_of
 
 ShapeOf = Callable[[str, Any], tuple[int, ...]]
@@ -28,6 +29,9 @@ def checked(
     shape_of: ShapeOf = own_shape,
 ) -> optax.GradientTransformationExtraArgs:
     """Refuses gradients, parameters and states that do not belong together.
+
+    Updates come out in the dtypes of the gradients, and states in the dtypes they had,
+    as `optax_ortho.dtypes.keep_dtypes` has it.
 
     Leaves that are not floating, such as a counter or a random key, have no gradient:
     `jax.grad` with ``allow_int=True`` gives them one of dtype float0. They are left out
@@ -70,6 +74,7 @@ def checked(
         like = gradient if params is None else floating
         _refuse_new_shapes(like, new, "gradient")
         _refuse_new_shapes(state, new_state, "state")
+        new, new_state = cast_like(new, gradient), cast_like(new_state, state)
         return _with_zeros(new, updates, params), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)

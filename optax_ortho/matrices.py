@@ -207,7 +207,7 @@ def path_of(keys: Sequence[Any]) -> str:
       'a/0/kernel'
     """
     keys = keys[:-1] if is_boxed(keys) else keys
-    return "/".join(jax.tree_util.keystr((key,), simple=True) for key in keys)
+    return jax.tree_util.keystr(tuple(keys), simple=True, separator="/")
 
 
 def map_with_axes(f: Callable, axes: AxesOf, tree: Any, *rest: Any) -> Any:

@@ -65,7 +65,7 @@ class BlockPeriodic:
         check_number("every", self.every, at_least=1)
         check_number("part_scale", self.part_scale)
 
-    def stage(self, axes: AxesOf, layout: Any) -> optax.GradientTransformation:
+    def stage(self, axes: AxesOf, layout: Any) -> optax.GradientTransformationExtraArgs:
         """The stage of a chain, which counts its steps.
 
         Raises:
@@ -93,8 +93,8 @@ class BlockPeriodic:
             del params
             return BlockPeriodicState(jnp.zeros([], jnp.int32))
 
-        def update(updates, state, params=None):
-            del params
+        def update(updates, state, params=None, **extra):
+            del params, extra
             updates = lax.cond(
                 state.count % self.every == 0,
                 lambda tree: layout.map(method, axes, tree),
@@ -103,4 +103,4 @@ class BlockPeriodic:
             )
             return updates, BlockPeriodicState((state.count + 1) % self.every)
 
-        return optax.GradientTransformation(init, update)
+        return optax.GradientTransformationExtraArgs(init, update)

@@ -70,18 +70,25 @@ def orthogonalize(
     if isinstance(orthogonalizer, BlockPeriodic):
         stage = orthogonalizer.stage(axes, layout)
     else:
-        as_function(orthogonalizer)
-        stage = optax.stateless(lambda x, _: layout.map(orthogonalizer, axes, x))
+        stage = _every_step(orthogonalizer, axes, layout)
 
     def init(params):
         record_matrices(params, axes, orthogonalizer, layout)
         return stage.init(params)
 
-    def update(updates, state, params=None, **extra):
-        del extra
-        return stage.update(updates, state, params)
+    return optax.GradientTransformationExtraArgs(init, stage.update)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+
+def _every_step(
+    orthogonalizer: Any, axes: AxesOf, layout: Any
+) -> optax.GradientTransformationExtraArgs:
+    as_function(orthogonalizer)
+
+    def update(updates, state, params=None, **extra):
+        del params, extra
+        return layout.map(orthogonalizer, axes, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def record_matrices(params: Any, axes: AxesOf, method: Any, layout: Any) -> None:

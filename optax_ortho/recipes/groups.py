@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_ortho import layouts
-from optax_ortho.dtypes import bounded, keep_dtypes, widen_float16
+from optax_ortho.dtypes import bounded, widen_float16
 from optax_ortho.guard import guard
 from optax_ortho.labels import Label, Labeller, resolve
 from optax_ortho.labels.roles import matrix_axes
@@ -105,7 +105,7 @@ def matrices_else_fallback(
         axes = label_of(path, leaf).axes
         return () if axes is None else axes.batch(leaf.ndim)
 
-    split = keep_dtypes(_by_role(treatments, label_of))
+    split = _by_role(treatments, label_of)
     safe = guard(split, given["nonfinite"], batch_axes, across(layout))
 
     def placed(params):

@@ -7,7 +7,6 @@ import jax
 import optax
 
 from optax_ortho.checks import check_number, refuse_array
-from optax_ortho.dtypes import keep_dtypes
 from optax_ortho.guard import guard
 from optax_ortho.labels import Label
 from optax_ortho.matrices import path_of
@@ -58,7 +57,7 @@ def whole_tree(
         return state
 
     recipe = optax.GradientTransformationExtraArgs(init, steps.update)
-    return guard(keep_dtypes(recipe), nonfinite)
+    return guard(recipe, nonfinite)
 
 
 def decay_of(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
