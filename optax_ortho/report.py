@@ -12,8 +12,8 @@ import numpy as np
 import optax
 
 from optax_ortho.guard import GuardState
-from optax_ortho.labels import UNDECIDED, words
-from optax_ortho.labels.words import routers
+from optax_ortho.labels import UNDECIDED
+from optax_ortho.labels.cautions import Matrix, Row, cautions
 from optax_ortho.measures import MeasuredState, SpectrumState
 from optax_ortho.names import short_name
 from optax_ortho.orthogonalizers.transform import Orthogonalized
@@ -30,10 +30,6 @@ NODES = (
     SoftmaxRadiusState,
     ConfidenceRadiusState,
 )
-FUSED_WORDS = {
-    *("qkv", "kv", "wqkv", "gate_up", "gateup", "c_attn"),
-    *("in_proj", "in_proj_weight", "ih", "hh"),  # The gates of weight_ih_l0.
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,27 +208,21 @@ def _warnings(
             "step does not depend on the size of the gradient: the clip does not "
             "bound it."
         )
-    routing = routers(path for group in groups for path, _, _ in group.leaves)
-    for leaf in leaves:
-        if leaf.path in routing:
-            yield (
-                f"{leaf.path} {leaf.shape} looks like a router of experts, and is "
-                'orthogonalized; labels=label(params) makes it a "vector".'
-            )
-        said = set(leaf.path.lower().split("/")) | words(leaf.path)
-        if leaf.axes.split is None and said & FUSED_WORDS:
-            yield (
-                f"{leaf.path} {leaf.shape} looks like several matrices in one; "
-                "MatrixAxes(split=Split(axis, sizes)) orthogonalizes each by itself."
-            )
+    yield from cautions(
+        [Matrix(leaf.path, leaf.shape, leaf.axes) for leaf in leaves],
+        [
+            Row(path, leaf.shape, label.role)
+            for group in groups
+            for path, leaf, label in group.leaves
+        ],
+    )
     for group in groups:
         undecided = [path for path, _, label in group.leaves if label.role == UNDECIDED]
         if undecided:
             yield (
-                f"{leaf_count(len(undecided))} with three or more axes, "
-                f"{undecided[0]} the first, left to {group.method} because "
-                "nothing says which axes make a matrix; "
-                "labels=optax_ortho.label(model) decides."
+                f"{leaf_count(len(undecided))}, {undecided[0]} the first, left to "
+                f"{group.method} because nothing says which axes make a matrix; "
+                "labels=optax_ortho.label(model), or label(model, inputs), decides."
             )
         if group.leaves and group.shares_rate:
             yield (

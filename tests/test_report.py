@@ -224,7 +224,7 @@ def test_a_shared_rate_is_none_where_nobody_shares_it():
 def test_undecided_leaves_are_a_warning():
     params = {"kernel": jnp.ones((4, 6)), "conv": {"kernel": jnp.ones((3, 4, 6))}}
     found = warnings_of(muon(0.1, adamw_learning_rate=0.1), params)
-    assert "conv/kernel" in found and "label(model)" in found
+    assert "conv/kernel" in found and "label(model, inputs)" in found
 
 
 def test_warnings_are_printed():

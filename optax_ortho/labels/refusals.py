@@ -1,35 +1,21 @@
-"""What is said of a leaf that nothing decides, and of a tree that holds no leaves."""
+"""Errors for leaves that nothing decides, and for trees that hold no parameters."""
 
-import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
+from optax_ortho.labels.kinds import Placed, by_kind, numberless, tail_of
 from optax_ortho.labels.words import said_role
 from optax_ortho.matrices import path_of
 from optax_ortho.tables import leaf_count
 
-MESSAGE = 490  # An error is read in a terminal: at most so many characters.
+MESSAGE = 490  # An error is read in a terminal: the longest text, in characters.
 AXES = "MatrixAxes(fan_in=(...), fan_out=(...))"
 
 
-class Unknown(Protocol):
-    """A parameter that nothing decides."""
-
-    @property
-    def path(self) -> str:
-        """Its path."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-        ...
-
-
-def question(leaves: Sequence[Unknown], call: str) -> str:
-    """What to ask of leaves that nothing decides, with the code of an answer.
+def question(leaves: Sequence[Placed], call: str) -> str:
+    """The question about leaves that nothing decides, with the code of an answer.
 
     Leaves of one kind, such as the same layer of every block, are counted, and one
     pattern answers for them. The axes are left to the user: a likely guess that is
@@ -45,11 +31,7 @@ def question(leaves: Sequence[Unknown], call: str) -> str:
       >>> text.split(". ")[0]
       "'mix' (4, 16, 16): no layer and no name says what it is"
     """
-    kinds: dict[tuple, list[Unknown]] = {}
-    for leaf in leaves:
-        kind = _numberless(_tail(leaf.path)), len(leaf.shape)
-        kinds.setdefault(kind, []).append(leaf)
-    asked = list(kinds.values())
+    asked = by_kind(leaves)
     text = ""
     for number, longest in ((3, 120), (2, 120), (1, 120), (1, 40)):
         text = _text(asked[:number], asked[number:], call, longest)
@@ -81,11 +63,11 @@ def refuse_functions(tree: Any) -> None:
     if not all(callable(leaf) for _, leaf in keyed):
         return
     if hasattr(tree, "apply") and hasattr(tree, "init"):
-        names, answer = (
-            ["init", "apply"],
-            "label(transformed.apply, params, rng, *inputs)",
+        names = ["init", "apply"]
+        answer = (
+            "label(transformed.apply, params, rng, *inputs), with params = "
+            "transformed.init(rng, *inputs) or their shapes"
         )
-        answer += ", with params = transformed.init(rng, *inputs) or their shapes"
     else:
         names = [path_of(keys) for keys, _ in keyed[:3]]
         answer = "label(function, params, *inputs), or label(params)"
@@ -97,8 +79,8 @@ def refuse_functions(tree: Any) -> None:
 
 
 def _text(
-    shown: Sequence[Sequence[Unknown]],
-    rest: Sequence[Sequence[Unknown]],
+    shown: Sequence[Sequence[Placed]],
+    rest: Sequence[Sequence[Placed]],
     call: str,
     longest: int,
 ) -> str:
@@ -119,7 +101,7 @@ def _text(
     )
 
 
-def _names(kind: Sequence[Unknown], longest: int) -> str:
+def _names(kind: Sequence[Placed], longest: int) -> str:
     path, shape = kind[0].path, kind[0].shape
     if len(path) > longest:
         path = f"...{path[-longest:]}"
@@ -127,15 +109,15 @@ def _names(kind: Sequence[Unknown], longest: int) -> str:
     return f"{path!r} {shape}{alike}"
 
 
-def _answer(kind: Sequence[Unknown]) -> str:
+def _answer(kind: Sequence[Placed]) -> str:
     said = said_role(kind[0].path)
     return AXES if said is None else repr(said)
 
 
-def _pattern(kind: Sequence[Unknown], longest: int) -> str:
+def _pattern(kind: Sequence[Placed], longest: int) -> str:
     """A pattern of all leaves of a kind."""
-    tails = {_tail(leaf.path) for leaf in kind}
-    tail = tails.pop() if len(tails) == 1 else _numberless(_tail(kind[0].path))
+    tails = {tail_of(leaf.path) for leaf in kind}
+    tail = tails.pop() if len(tails) == 1 else numberless(tail_of(kind[0].path))
     inside = any(leaf.path.count("/") > tail.count("/") for leaf in kind)
     if len(tail) > longest:  # A star for the middle of long names.
         names = [
@@ -144,14 +126,3 @@ def _pattern(kind: Sequence[Unknown], longest: int) -> str:
         ]
         tail = "/".join(names)
     return f"**/{tail}" if inside else tail
-
-
-def _tail(path: str) -> str:
-    """The end of a path from its last name but one; an index is no name."""
-    names = path.split("/")
-    named = [i for i, name in enumerate(names) if re.search("[a-zA-Z]", name)]
-    return "/".join(names[(named[-2:] or [0])[0] :])
-
-
-def _numberless(tail: str) -> str:
-    return re.sub(r"\d+", "*", tail)

@@ -82,9 +82,9 @@ def by_names(leaves: Iterable[tuple[str, Any]]) -> list[Label]:
     has_kernels = any(says_kernel(path) for path, _ in pairs)
 
     def label(path, leaf):
-        found = by_name(path, leaf)
-        unclear = has_kernels and found.role == MATRIX and says_out_first(path)
-        return Label(UNDECIDED) if unclear else found
+        named = by_name(path, leaf)
+        unclear = has_kernels and named.role == MATRIX and says_out_first(path)
+        return Label(UNDECIDED) if unclear else named
 
     return [label(path, leaf) for path, leaf in pairs]
 

@@ -54,4 +54,4 @@ IN_HEAD = IN_TABLE | {
 
 ROUTER = {"router", "routers"}
 EXPERTS = {"expert", "experts"}
-GATED = {"up", "down", *ROUTER}  # What lies beside a gate that is no router.
+GATED = {"up", "down", *ROUTER}  # Beside a gate that is no router.

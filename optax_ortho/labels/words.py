@@ -1,8 +1,8 @@
-"""What the names in a path say.
+"""Roles that the names in a path say.
 
 Names are read as whole words: ``MultiHeadAttention_0`` is multi, head, attention and
 says nothing of an output head, and ``pre_norm_mlp`` is no norm. A role is said by the
-parameter's own name or by its layer's, not by that of a container of other layers:
+parameter's own name or by its layer's, not by the name of a container of layers:
 ``MAPHead_0/MlpBlock_0/Dense_0/kernel`` is in no head.
 """
 
@@ -91,10 +91,10 @@ def says_head(path: str) -> bool:
 
 
 def routers(paths: Iterable[str]) -> frozenset[str]:
-    """Of the paths of a tree, those in a router of experts.
+    """The paths of a tree that are in a router of experts.
 
     A name says router, or it is a gate in an MoE or beside experts, unless up, down or
-    a router lie beside it: then it is a part of what is gated.
+    a router stand beside it: then it is a part of what is gated.
 
     Examples:
       >>> tree = ["0/mlp/gate/kernel", "0/mlp/experts/up", "1/mlp/gate/kernel"]
@@ -192,13 +192,13 @@ def _names_a_norm(segment: str) -> bool:
 
 
 def _begins_with_norm(said: list[str]) -> bool:
-    """As ln_attn does, the norm in front of an attention, but not norm_proj."""
+    """Whether it is as ln_attn, in front of an attention, and not as norm_proj."""
     begins = said[:1] if said[:1] != ["layer"] else said[1:2]
     return bool(NORM & set(begins)) and not (PLAIN | IN_TABLE) & set(said[1:])
 
 
 def _said_of_leaf(leaf: str, b_is_bias: bool) -> str | None:
-    """What a parameter's own name says; `b_is_bias` if plain b is a bias."""
+    """The role that a parameter's own name says; plain b is a bias if `b_is_bias`."""
     said = _in_order(leaf)
     if not said:
         return None
@@ -220,29 +220,33 @@ def _is_b(leaf: str) -> bool:
 
 
 def _said_of_layer(above: Sequence[str], leaf: str) -> str | None:
-    """What the names of the layer say, for a parameter whose own says nothing."""
-    own = set(_in_order(leaf))
+    """The role that the layer's names say, for a parameter whose own says none."""
+    parameter = set(_in_order(leaf))
     passed: set[str] = set()
     for segment in reversed(above):
         said, role = _in_order(segment), _says(segment)
-        if not passed and own & {"w", "weight"} and _begins_with_norm(said):
+        if not passed and parameter & {"w", "weight"} and _begins_with_norm(said):
             return "norm"
         allowed = {"head": IN_HEAD, "embedding": IN_TABLE}.get(role or "", set())
         if role is not None and passed <= allowed:
-            return _weighed(role, said, own, passed)
+            return _weighed(role, said, parameter, passed)
         if not set(said) <= IN_HEAD:
             return None
         passed.update(said)
     return None
 
 
-def _weighed(role: str, said: list[str], own: set[str], passed: set[str]) -> str | None:
+def _weighed(
+    role: str, said: list[str], parameter: set[str], passed: set[str]
+) -> str | None:
     """The role of a layer for a parameter of it, unless the two contradict."""
-    if own and not own & WEIGHT:  # A part with a name of its own: codebook/codes.
+    if (
+        parameter and not parameter & WEIGHT
+    ):  # A part with a name of its own: codebook/codes.
         return UNDECIDED
     if role == "embedding" and TIME & set(said):
-        return None if passed or "kernel" in own else UNDECIDED
-    if role != "head" and "kernel" in own and not passed:
+        return None if passed or "kernel" in parameter else UNDECIDED
+    if role != "head" and "kernel" in parameter and not passed:
         return UNDECIDED  # A table or a vector is not called so.
     return role
 

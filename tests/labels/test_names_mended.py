@@ -196,8 +196,8 @@ def test_a_weight_among_kernels_is_asked():
         "mlp/kernel": leaf(2560, 10240),
         "norm/weight": leaf(3, 2560),
     }
-    found = [row.role for row in by_names(flax.items())]
-    assert found == ["undecided", "matrix", "norm"]
+    rows = [row.role for row in by_names(flax.items())]
+    assert rows == ["undecided", "matrix", "norm"]
     with pytest.raises(ValueError, match="input_projection_weight"):
         label(flax)
     torch = {"projector/weight": leaf(1152, 2560), "mlp/weight": leaf(2560, 10240)}
@@ -226,17 +226,17 @@ class Classifier(nn.Module):
 
 
 def test_a_module_called_a_head_holds_matrices():
-    found = label(Classifier(), leaf(2, 8, 16))
-    heads = [path for path, _, label in found if label.role == "head"]
+    rows = label(Classifier(), leaf(2, 8, 16))
+    heads = [path for path, _, label in rows if label.role == "head"]
     assert heads == ["head/kernel"]
-    assert sum(label.role == "matrix" for _, _, label in found) == 2 + 4
+    assert sum(label.role == "matrix" for _, _, label in rows) == 2 + 4
 
 
 def test_own_layers_of_a_tree():
     params = {f"fc_{i}": {"kernel": leaf(16, 16)} for i in range(6)}
     params |= {"head": {"kernel": leaf(16, 10)}, "pos_embedding": leaf(1, 8, 16)}
-    found = {path: label.role for path, _, label in label(params)}
-    assert found == {
+    rows = {path: label.role for path, _, label in label(params)}
+    assert rows == {
         **{f"fc_{i}/kernel": "matrix" for i in range(6)},
         "head/kernel": "head",
         "pos_embedding": "embedding",
