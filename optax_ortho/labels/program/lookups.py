@@ -1,6 +1,7 @@
 """Rules of primitives that take entries by an index, and of those that choose."""
 
 import math
+from collections.abc import Sequence
 
 from jax.extend import core
 
@@ -87,8 +88,7 @@ def noise(reader, equation, values):
 
 def choose(reader, equation, values):
     """Indices of the largest entries, or a sort: whoever made the scores, chose."""
-    scores = merged(values)
-    chosen = scores.last if len(scores.last) == 1 else frozenset()
+    chosen = _scorer(values)
     return [
         value.replace(chosen_by=value.chosen_by | chosen)
         for value in opaque(reader, equation, values)
@@ -121,7 +121,17 @@ def reduce(reader, equation, values):
 
 def choose_along(reader, equation, values):
     """Argmax and argmin: a reduction that chooses."""
-    scores = merged(values)
-    chosen = scores.last if len(scores.last) == 1 else frozenset()
     (index,) = reduce(reader, equation, values)
-    return [index.replace(views=(), chosen_by=index.chosen_by | chosen)]
+    return [index.replace(views=(), chosen_by=index.chosen_by | _scorer(values))]
+
+
+def _scorer(values: Sequence[Value]) -> frozenset[int]:
+    """The leaf whose outputs are scores by themselves, not summed to a distance."""
+    last = merged(values).last
+    made = {
+        view.leaf
+        for value in values
+        for view in value.of(Kind.RESULT)
+        if leaf_axes(view.axes)
+    }
+    return last & made if len(last) == 1 else frozenset()

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.labels.program import movement
+from tests.labels.program import elementwise, lookups, movement, products
 from tests.labels.program.case import roles
 
-ROOMS = (movement,)
+ROOMS = (movement, lookups, elementwise, products)
 CASES = {
     f"{room.__name__.rsplit('.')[-1]}: {name}": case
     for room in ROOMS
