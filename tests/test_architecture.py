@@ -24,6 +24,7 @@ LAYERS = (
     ("checkpoints", "planning", "report", "stages", "testing"),
     ("plots",),
     ("__init__",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 OUTSIDE = {"jax", "optax", "numpy"}
@@ -43,6 +44,8 @@ def imports(path: Path) -> list[str]:
 
 
 def room(path: Path) -> str:
+    if path.name == "__main__.py":  # A command uses the public names of the package.
+        return "__main__"
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 

@@ -111,6 +111,17 @@ def readings(
     return traced.readings(call, params, inputs, arguments, constants=others)
 
 
+def taken_apart(model: nnx.Module) -> tuple[Any, Callable[[Any], nnx.Module]]:
+    """The arrays of a model, and a function that puts others in their place."""
+    graph, arrays = nnx.split(model)
+    return arrays, functools.partial(nnx.merge, graph)
+
+
+def rngs() -> nnx.Rngs:
+    """Random numbers for a model that is made in shapes alone."""
+    return nnx.Rngs(0)
+
+
 @functools.singledispatch
 def declare(module: Any) -> Iterable[tuple[Any, Declared | None]]:
     """What a layer, or a cell of several, says of parameters; None asks the user."""
