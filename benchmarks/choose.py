@@ -1,12 +1,12 @@
-"""Writes the figures of docs/choose.md into its table.
+"""Writes the table of docs/choose.md.
 
     python -m benchmarks.step --optimizers all --output benchmarks/results/step.json
     python -m examples.train_gpt --optimizers all --steps 60 --validate-every 20
     python -m benchmarks.choose runs/train_gpt.json
 
-Cost and memory come from the first record; losses from the last, of which the part that
-is shown is kept as benchmarks/results/train.json. Without an argument the kept one is
-shown again.
+Cost and memory come from the first record, losses from the second, of which the part
+that is shown is saved as benchmarks/results/train.json. Without an argument the saved
+results are used.
 """
 
 import json
@@ -24,7 +24,7 @@ PAGE = ROOT / "docs/choose.md"
 
 
 def kept(record: dict[str, Any]) -> dict[str, Any]:
-    """What the table shows of a record of `examples.train_gpt`."""
+    """The part of a record of `examples.train_gpt` that the table shows."""
     return {
         "command": record["command"],
         "versions": record["versions"],
@@ -42,7 +42,7 @@ def kept(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(train: dict[str, dict], step: dict[str, dict]) -> str:
-    """One row an optimizer, the lowest loss first."""
+    """A table with a row for each optimizer, the lowest loss first."""
     parameters = step["adamw"]["state_bytes"] / 8  # Two float32 moments.
     muon = min(step["muon"]["step_s"])
     rows = [
@@ -51,18 +51,24 @@ def table(train: dict[str, dict], step: dict[str, dict]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name in sorted(train, key=lambda name: train[name]["loss"]):
-        told, cost = train[name], step.get(name)
+        trained, cost = train[name], step.get(name)
         ratio = f"{min(cost['step_s']) / muon:.2f}" if cost else "–"
         memory = f"{cost['state_bytes'] / parameters:.1f}" if cost else "–"
-        rows.append(
-            f"| `{told['title']}` | {told['learning_rate']:g} | {told['loss']:.3f} "
-            f"| {told['ms']:.0f} | {told['state_mb']:.1f} | {ratio} | {memory} |"
+        cells = (
+            f"`{trained['title']}`",
+            f"{trained['learning_rate']:g}",
+            f"{trained['loss']:.3f}",
+            f"{trained['ms']:.0f}",
+            f"{trained['state_mb']:.1f}",
+            ratio,
+            memory,
         )
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 
 def page(text: str) -> str:
-    """The page with the table of the kept figures in it."""
+    """The page with the table of the saved results."""
     train = json.loads(TRAIN.read_text())["results"]
     step = json.loads(STEP.read_text())["results"]
     return insert(text, "costs", f"\n\n{table(train, step)}\n")

@@ -1,19 +1,20 @@
-"""Which method suits this device? The error and time of each, and what to set.
+"""The error and time of each method on this device, and the settings to use.
 
     python -m benchmarks.device
     python -m benchmarks.device --quick
     python -m benchmarks.device --shapes 1024x1024 1024x4096
 
-Measured on the first device that JAX finds, for float32 matrices of each shape: those
-of GPT-2 and of a Llama of 1B, or with ``--quick`` three that take a CPU a minute. The
-methods take turns, so that whatever else the machine does slows them alike; a time is
-the least of all turns. A method slower than three times the best is not asked again.
-On a busy machine run it twice before you believe it.
+It measures on the first device that JAX finds, for float32 matrices of the shapes of
+GPT-2 and of a Llama of 1B; ``--quick`` takes three shapes, a minute on a CPU. The
+methods take turns, so that other load on the machine slows all of them alike; a time is
+the minimum over turns. A method slower than three times the best gets no more turns. On
+a busy machine run it twice.
 
-An error is relative to the same polynomial in float64: of a matrix with normal entries,
-and of one whose singular values go down to 1e-4 of the largest. The last lines say, in
-Python, which method is the fastest whose errors are no larger than those of
-`NewtonSchulz` in bfloat16 and whose largest singular value is the table's.
+Errors are relative to the same polynomial in float64, for a matrix with normal entries
+and for a matrix whose singular values go down to 1e-4 of the largest. The last lines
+are Python code that sets, for each shape, the fastest method whose errors are at most
+as large as `NewtonSchulz`'s in bfloat16 and whose largest singular value is the
+table's.
 """
 
 import argparse
@@ -69,20 +70,20 @@ NAMES = {
     "Triton": Triton,
     "jnp": jnp,
 }
-# A turn lasts at least so long (s), and a smaller gain is not worth a setting.
+# The minimum length of a turn (s), and the minimum gain that is worth a setting.
 TURN, GAIN = 0.02, 1.05
 
 Shape = tuple[int, int]
 
 
-class Figures(NamedTuple):
-    """What one method does to matrices of one shape.
+class Metrics(NamedTuple):
+    """The measurements of one method on matrices of one shape.
 
     Args:
-      seconds: of one matrix, the least of all turns.
-      errors: relative to float64, by matrix.
+      seconds: time of one matrix, the minimum over turns.
+      errors: errors relative to float64, by matrix.
       largest: the largest singular value of all results, over the table's.
-      compile_s: tracing and compiling.
+      compile_s: seconds of tracing and compiling.
     """
 
     seconds: float
@@ -96,24 +97,24 @@ def method(expression: str) -> Any:
 
 
 def default(shape: Shape, platform: str) -> str:
-    """The expression of what `Auto` takes."""
+    """The expression of the method that `Auto` chooses."""
     chosen = Auto().method(shape, jnp.float32, platform)
-    return next(one for one in DEFAULTS if method(one) == chosen)
+    return next(name for name in DEFAULTS if method(name) == chosen)
 
 
 @functools.lru_cache(1)
 def cases(short: int, long: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The matrices whose errors are told, and what should come out."""
+    """The matrices whose errors are measured, and their correct results."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(short, long)) / long**0.5
     rotation = np.linalg.qr(rng.normal(size=(short, short)))[0]
     uneven = rotation @ (np.geomspace(1, 1e-4, short)[:, None] * x)
-    given = {"normal": x.astype(np.float32), "uneven": uneven.astype(np.float32)}
-    return {name: (x, reference(x)) for name, x in given.items()}
+    matrices = {"normal": x.astype(np.float32), "uneven": uneven.astype(np.float32)}
+    return {name: (x, reference(x)) for name, x in matrices.items()}
 
 
 def reference(x: np.ndarray) -> np.ndarray:
-    """The polynomial in float64, of a matrix that is not tall."""
+    """The polynomial of a matrix that is not tall, in float64."""
     coefficients = NewtonSchulz().coefficients
     y = x.astype(np.float64)
     y /= np.linalg.norm(y)
@@ -125,15 +126,15 @@ def reference(x: np.ndarray) -> np.ndarray:
 
 def measure(
     shape: Shape, expressions: list[str], turns: int
-) -> tuple[dict[str, Figures], dict[str, str]]:
-    """The figures of every method that runs, and why the others do not."""
+) -> tuple[dict[str, Metrics], dict[str, str]]:
+    """The metrics of every method that runs, and the errors of the others."""
 
-    def lying(x):
+    def oriented(x):
         return x.T if shape[0] > shape[1] else x
 
-    given = cases(min(shape), max(shape))
-    arrays = {name: jnp.asarray(lying(x)) for name, (x, _) in given.items()}
-    found, programs, failures = {}, {}, {}
+    matrices = cases(min(shape), max(shape))
+    arrays = {name: jnp.asarray(oriented(x)) for name, (x, _) in matrices.items()}
+    metrics_of, programs, failures = {}, {}, {}
     for expression in expressions:
         try:
             started = time.perf_counter()
@@ -141,7 +142,7 @@ def measure(
             program = f.lower(arrays["normal"]).compile()
             compile_s = time.perf_counter() - started
             results = {
-                name: lying(np.asarray(program(x), np.float64))
+                name: oriented(np.asarray(program(x), np.float64))
                 for name, x in arrays.items()
             }
         except Exception as error:  # A device may refuse any of them, in many ways.
@@ -150,13 +151,14 @@ def measure(
         programs[expression] = program
         errors = {
             name: float(np.linalg.norm(results[name] - y) / np.linalg.norm(y))
-            for name, (_, y) in given.items()
+            for name, (_, y) in matrices.items()
         }
         most = max(map(largest, results.values())) / table_largest()
-        found[expression] = Figures(0.0, errors, most, compile_s)
+        metrics_of[expression] = Metrics(0.0, errors, most, compile_s)
     seconds = take_turns(programs, arrays["normal"], turns)
     return {
-        name: figures._replace(seconds=seconds[name]) for name, figures in found.items()
+        name: metrics._replace(seconds=seconds[name])
+        for name, metrics in metrics_of.items()
     }, failures
 
 
@@ -173,13 +175,13 @@ def table_largest() -> float:
 def take_turns(
     programs: dict[str, Callable], x: jax.Array, turns: int
 ) -> dict[str, float]:
-    """The least seconds of one call of each program."""
+    """The minimum seconds of one call of each program."""
 
     def seconds(program, calls):
         y = x
         started = time.perf_counter()
         for _ in range(calls):
-            y = program(y)  # Each waits for the one before, the host for the last.
+            y = program(y)  # Calls depend on each other; the host waits for the last.
         jax.block_until_ready(y)
         return (time.perf_counter() - started) / calls
 
@@ -192,21 +194,21 @@ def take_turns(
     return best
 
 
-def choose(found: dict[str, Figures], at_hand: str) -> str:
-    """The fastest method that is no worse than the usual one.
+def choose(metrics_of: dict[str, Metrics], at_hand: str) -> str:
+    """The fastest method whose errors are no larger than the usual one's.
 
     Args:
-      found: the figures by expression.
-      at_hand: what is taken by default, and stays unless another is clearly faster.
+      metrics_of: the metrics by expression.
+      at_hand: the default, which is kept unless another method is clearly faster.
     """
-    if USUAL not in found:
+    if USUAL not in metrics_of:
         return at_hand
-    limit = max(found[USUAL].errors.values())
+    limit = max(metrics_of[USUAL].errors.values())
     seconds = {
-        name: figures.seconds
-        for name, figures in found.items()
-        # Two roundings of the same differ by less.
-        if max(figures.errors.values()) <= 1.1 * limit and figures.largest <= 1.05
+        name: metrics.seconds
+        for name, metrics in metrics_of.items()
+        # Rounding alone makes errors differ by less.
+        if max(metrics.errors.values()) <= 1.1 * limit and metrics.largest <= 1.05
     }
     best = min(seconds, key=lambda name: seconds[name])
     if at_hand in seconds and seconds[at_hand] <= GAIN * seconds[best]:
@@ -215,7 +217,7 @@ def choose(found: dict[str, Figures], at_hand: str) -> str:
 
 
 def what_to_set(chosen: dict[Shape, str], defaults: dict[Shape, str]) -> str:
-    """Python that sets the methods chosen for each shape."""
+    """Python code that sets the method chosen for each shape."""
     if chosen == defaults:
         return "# Nothing: the default is the fastest here."
     text = "".join(chosen.values())
@@ -241,16 +243,16 @@ def what_to_set(chosen: dict[Shape, str], defaults: dict[Shape, str]) -> str:
 
 
 def report(
-    found: dict[str, Figures], failures: dict[str, str], at_hand: str, chosen: str
+    metrics_of: dict[str, Metrics], failures: dict[str, str], at_hand: str, chosen: str
 ) -> str:
     titles = ("ms", "normal", "uneven", "largest", "compile s")
     rows = [f"{'':64}" + "".join(f"{title:>10}" for title in titles)]
-    for name, figures in found.items():
+    for name, metrics in metrics_of.items():
         marks = ("*" if name == at_hand else " ") + (">" if name == chosen else " ")
-        errors = "".join(f"{error:10.1e}" for error in figures.errors.values())
+        errors = "".join(f"{error:10.1e}" for error in metrics.errors.values())
         rows.append(
-            f"{marks}{name:62}{1e3 * figures.seconds:10.3f}{errors}"
-            f"{figures.largest:10.3f}{figures.compile_s:10.1f}"
+            f"{marks}{name:62}{1e3 * metrics.seconds:10.3f}{errors}"
+            f"{metrics.largest:10.3f}{metrics.compile_s:10.1f}"
         )
     rows += [f"  {name:62} {' '.join(why.split())}" for name, why in failures.items()]
     return "\n".join(rows)
@@ -274,13 +276,17 @@ def main() -> None:
     for text in shapes:
         m, n = map(int, text.split("x"))
         shape = m, n
-        found, failures = measure(shape, expressions, options.turns)
+        metrics_of, failures = measure(shape, expressions, options.turns)
         defaults[shape] = default(shape, platform)
-        chosen[shape] = choose(found, defaults[shape])
-        print(text, report(found, failures, defaults[shape], chosen[shape]), sep="\n")
+        chosen[shape] = choose(metrics_of, defaults[shape])
+        print(
+            text, report(metrics_of, failures, defaults[shape], chosen[shape]), sep="\n"
+        )
         print(flush=True)
         results[text] = {
-            "figures": {name: figures._asdict() for name, figures in found.items()},
+            "figures": {
+                name: metrics._asdict() for name, metrics in metrics_of.items()
+            },
             "failures": failures,
         }
     to_set = what_to_set(chosen, defaults)

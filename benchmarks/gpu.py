@@ -1,10 +1,10 @@
-"""What does one step cost on eight H100? Compiled ahead of time; no GPU is needed.
+"""The cost of one step on eight H100, compiled ahead of time without a GPU.
 
     python -m benchmarks.gpu
     python -m benchmarks.gpu --full
 
-As `benchmarks.scale`, through XLA's compiler for GPUs. It gives no cycles and does not
-tell the size of the program; autotuning, which needs the device, is left out.
+Like `benchmarks.scale`, with XLA's compiler for GPUs. It estimates no cycles and does
+not report the size of the program. Autotuning, which needs the device, is off.
 """
 
 from pathlib import Path

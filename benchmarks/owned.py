@@ -1,12 +1,11 @@
-"""What does a whole train step send when matrices live with their owner?
+"""The bytes sent in a whole train step with matrices stored on their owners.
 
     python -m benchmarks.owned                      GPT-2 124M on eight v5e
     python -m benchmarks.owned --layers 2 --width 256
 
-Forward pass, backward pass and optimizer of `examples.owned_step`, compiled for TPUs
-that need not be there: AdamW in shards, and Muon whose matrices live with their owner.
-Both gather the same parameters and average the same gradients; what Muon sends beyond
-AdamW is the price of its matrices.
+Forward pass, backward pass and optimizer of `examples.owned_step`, compiled for absent
+TPUs: sharded AdamW, and Muon with `layouts.owned`. Both gather the same parameters and
+average the same gradients, so the difference is the cost of Muon's matrices.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from examples.owned_step import AXIS, in_shards, train_step
 
 
 class Size(NamedTuple):
-    """Of a GPT and its batch; a device takes one sequence."""
+    """The size of a GPT and its batch, one sequence for each device."""
 
     layers: int = 12
     width: int = 768
@@ -38,15 +37,15 @@ class Size(NamedTuple):
 
 
 def model(size: Size, mesh: Mesh) -> tuple[Any, Any, Any]:
-    """Its graph, the shapes of its parameters in shards, and their labels."""
+    """The graph of a GPT, the sharded shapes of its parameters, and their labels."""
     abstract = nnx.eval_shape(lambda: GPT(**size._asdict(), rngs=nnx.Rngs(0)))
     graph, params = nnx.split(abstract)
-    lies = in_shards(params, mesh)
+    shardings = in_shards(params, mesh)
 
     def on_leaf(leaf, sharding):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return graph, jax.tree.map(on_leaf, params, lies), optax_ortho.label(abstract)
+    return graph, jax.tree.map(on_leaf, params, shardings), optax_ortho.label(abstract)
 
 
 def contenders(labels: Any, layout: Any) -> dict[str, optax.GradientTransformation]:
@@ -59,7 +58,7 @@ def contenders(labels: Any, layout: Any) -> dict[str, optax.GradientTransformati
 
 
 def compiled_cost(graph: Any, params: Any, tx: Any, layout: Any, size: Size) -> Cost:
-    """Of one step, a sequence on each device."""
+    """The cost of one step."""
 
     def placed(shape, dtype, spec):
         sharding = NamedSharding(layout.mesh, spec)
@@ -82,9 +81,9 @@ def compiled_cost(graph: Any, params: Any, tx: Any, layout: Any, size: Size) -> 
     return cost(step.lower(params, state, batch).compile().as_text())
 
 
-def sent(found: Cost) -> float:
+def sent(step_cost: Cost) -> float:
     """MB that a device sends."""
-    return sum(traffic.wire for traffic in found.traffic.values()) / 1e6
+    return sum(traffic.wire for traffic in step_cost.traffic.values()) / 1e6
 
 
 def main() -> None:
@@ -102,12 +101,15 @@ def main() -> None:
     first = None
     layout = optax_ortho.layouts.owned(params, AXIS)
     for name, tx in contenders(labels, layout).items():
-        found = compiled_cost(graph, params, tx, layout, size)
-        first = sent(found) if first is None else first
+        step_cost = compiled_cost(graph, params, tx, layout, size)
+        first = sent(step_cost) if first is None else first
         kinds = ", ".join(
-            f"{x.count} {kind} {x.wire / 1e6:.1f}" for kind, x in found.traffic.items()
+            f"{x.count} {kind} {x.wire / 1e6:.1f}"
+            for kind, x in step_cost.traffic.items()
         )
-        table.add_row(name, f"{sent(found):.2f}", f"{sent(found) - first:.2f}", kinds)
+        table.add_row(
+            name, f"{sent(step_cost):.2f}", f"{sent(step_cost) - first:.2f}", kinds
+        )
     Console(width=118).print(table)
 
 

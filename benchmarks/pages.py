@@ -1,4 +1,4 @@
-"""A figure or a table of a page, between two comments that name it."""
+"""Insertion of tables into pages, between two comments that name them."""
 
 
 def insert(page: str, name: str, content: str) -> str:
@@ -12,8 +12,8 @@ def insert(page: str, name: str, content: str) -> str:
       'a <!-- n --> new <!-- end of n --> b'
     """
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    before, found, rest = page.partition(begin)
-    _, also, after = rest.partition(end)
-    if not found or not also or begin in rest or end in before + after:
+    before, opening, rest = page.partition(begin)
+    _, closing, after = rest.partition(end)
+    if not opening or not closing or begin in rest or end in before + after:
         raise ValueError(f"The page needs {begin} and {end}, once each.")
     return f"{before}{begin}{content}{end}{after}"

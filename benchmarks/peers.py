@@ -1,15 +1,15 @@
-"""Muon in PyTorch, for `benchmarks.step`: rows that appear where a peer is installed.
+"""Muon in PyTorch, for the rows of `benchmarks.step` whose package is installed.
 
     pip install torch pytorch-optimizer
     python -m benchmarks.step --optimizers muon torch_muon pytorch_optimizer
 
-A peer steps on the same numbers as the others, in the same turns. It compiles nothing,
-so only its time, the residual of its update and its state are compared.
+A peer takes the same steps as the others, in the same turns. It compiles nothing, so
+only its time, the residual of its update and its state are compared.
 
-Both work in bfloat16. A CPU without bfloat16 products emulates them, as the one behind
-results/peers.json does (AVX2, one thread for PyTorch): there 128 x 128 times 128 x 512
-took PyTorch 12.6 ms, against 0.22 ms in float32, so that their step times say nothing
-of the method.
+Both peers work in bfloat16, which a CPU without bfloat16 products emulates. So did the
+CPU of results/peers.json (AVX2, one thread for PyTorch): a product of 128 x 128 and
+128 x 512 took PyTorch 12.6 ms, compared with 0.22 ms in float32. These step times
+therefore say nothing about the method.
 """
 
 import importlib
@@ -22,7 +22,7 @@ import numpy as np
 
 
 class Peer(NamedTuple):
-    """A package, and what makes its optimizer of a list of parameters."""
+    """A package, and a function that creates its optimizer from its parameters."""
 
     package: str
     make: Callable[[Any, list], Any]
@@ -46,13 +46,13 @@ PEERS = {
 
 
 class Prepared(NamedTuple):
-    """A peer's step, and what its first one did.
+    """A peer's step, and the results of its first one.
 
     Args:
       step: takes one step, in place.
-      moved: the change of each matrix in the first.
-      state_bytes: of the optimizer.
-      versions: of its packages.
+      moved: the change of each matrix in the first step.
+      state_bytes: bytes of the optimizer's state.
+      versions: versions of its packages.
     """
 
     step: Callable[[], Any]

@@ -28,7 +28,7 @@ NAMES = {
 
 
 def stages() -> dict[str, jnp.ndarray]:
-    """What each stage makes of the gradient of an MLP's first kernel."""
+    """The output of each stage for the gradient of an MLP's first kernel."""
     model = GPT(
         vocabulary=text.VOCABULARY,
         context=CONTEXT,
@@ -55,15 +55,15 @@ def stages() -> dict[str, jnp.ndarray]:
     for step in range(STEPS):
         optimizer.update(model, gradient(model, batch(step)))
     arguments = gradient(model, batch(STEPS)), optimizer.opt_state, nnx.state(model)
-    (found,) = optax_ortho.stage_outputs(tx, *nnx.as_pure(arguments))
+    (outputs,) = optax_ortho.stage_outputs(tx, *nnx.as_pure(arguments))
     return {
         NAMES[name]: output.blocks.up.kernel[0]
-        for name, output in found._asdict().items()
+        for name, output in outputs._asdict().items()
     }
 
 
 def main() -> None:
-    """Draws it for bright and for dark pages."""
+    """Draws the picture for bright and for dark pages."""
     matrices = stages()
     for look, style in {"light": "default", "dark": "dark_background"}.items():
         with plt.style.context(style):

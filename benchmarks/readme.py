@@ -1,4 +1,4 @@
-"""Writes the figures of the README from benchmarks/results/scale.json.
+"""Writes the table of the README from benchmarks/results/scale.json.
 
 python -m benchmarks.scale
 python -m benchmarks.readme
@@ -25,17 +25,17 @@ NAMES = {
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """A line for each model and mesh of which both optimizers are kept."""
+    """A table with a row for each model and mesh with results of both optimizers."""
     lines = [
         "| model, mesh (TPU v5e) | sent, MB | floor | GFLOP | Mcycles | peak, MB "
         "| instructions |",
         "|---|---|---|---|---|---|---|",
     ]
     for place, name in NAMES.items():
-        both = [rows.get(key(*place, one), {}) for one in (THEIRS, OURS)]
-        if not all("figures" in one for one in both):
+        both = [rows.get(key(*place, optimizer), {}) for optimizer in (THEIRS, OURS)]
+        if not all("figures" in row for row in both):
             continue
-        theirs, ours = (one["figures"] for one in both)
+        theirs, ours = (row["figures"] for row in both)
         cells = [
             f"{sum(theirs['wire_mb'].values()):.1f} → "
             f"{sum(ours['wire_mb'].values()):.1f}",
@@ -50,7 +50,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def page(text: str) -> str:
-    """The README with the table of the kept figures in it."""
+    """The README with the table of the saved results."""
     return insert(text, "scale", f"\n\n{table(load(RESULTS))}\n")
 
 

@@ -39,13 +39,13 @@ def run(row: str, subject: Subject) -> dict:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result, figure = "pass", BAR[row](subject)
+            result, detail = "pass", BAR[row](subject)
     except NotPromised as reason:
-        result, figure = "not promised", str(reason)
+        result, detail = "not promised", str(reason)
     except Exception as error:
-        result, figure = "FAIL", f"{type(error).__name__}: {error}"[:400]
+        result, detail = "FAIL", f"{type(error).__name__}: {error}"[:400]
     seconds = round(time.perf_counter() - started, 1)
-    return {"result": result, "figure": figure, "seconds": seconds}
+    return {"result": result, "figure": detail, "seconds": seconds}
 
 
 def table(cells: dict[str, dict[str, dict]]) -> str:
@@ -82,11 +82,11 @@ def summary(column: dict[str, dict]) -> str:
 
 
 def show(cell: dict) -> str:
-    figure = cell["figure"].replace("|", "/").replace("\n", " ")
-    figure = figure if len(figure) < 60 else figure[:57] + "..."
+    detail = cell["figure"].replace("|", "/").replace("\n", " ")
+    detail = detail if len(detail) < 60 else detail[:57] + "..."
     if cell["result"] == "not promised":
-        return f"– ({figure})"
-    return f"{cell['result']}: {figure}"
+        return f"– ({detail})"
+    return f"{cell['result']}: {detail}"
 
 
 def write_page(text: str) -> None:

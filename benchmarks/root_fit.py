@@ -1,11 +1,12 @@
-"""ROOT's coefficients by shape: the table of the library, fitted again.
+"""A new fit of ROOT's coefficients by shape, the table of the library.
 
     python -m benchmarks.root_fit
     python -m benchmarks.root_fit --shapes 768x3072 96x384
 
-For each shape it prints the fit, how far the peak of its polynomial stays below the
-point of divergence, and the relative error of five steps against Keller Jordan's on the
-two spectra of the fit. With no `--shapes` it takes those of the library's table.
+For each shape it prints the fit, the distance of the peak of its polynomial from the
+point of divergence, and the relative errors of five steps with it and with Keller
+Jordan's table on the two spectra of the fit. The default is the shapes of the library's
+table.
 """
 
 import argparse
@@ -22,8 +23,8 @@ def line(short: int, long: int) -> str:
         for spectrum in (noise(short, long), momentum(short))
         for rows in (table, KELLER_JORDAN)
     ]
-    figures = "".join(f"{error:9.4f}" for error in errors)
-    return f"({short}, {long}): {table.rows[0]},{room(table.rows[0]):8.3f}{figures}"
+    columns = "".join(f"{error:9.4f}" for error in errors)
+    return f"({short}, {long}): {table.rows[0]},{room(table.rows[0]):8.3f}{columns}"
 
 
 def shape(text: str) -> tuple[int, int]:

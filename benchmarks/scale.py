@@ -1,4 +1,4 @@
-"""What does one step cost on a TPU slice? Compiled ahead of time; no TPU is needed.
+"""The cost of one step on a TPU slice, compiled ahead of time without a TPU.
 
     python -m benchmarks.scale                      GPT-2 and Muon
     python -m benchmarks.scale --full               every tree and chip: hours
@@ -6,10 +6,10 @@
         --optimizers contrib_muon normuon/local
     python -m benchmarks.scale --meshes v5e:16x16/groups \\
         --optimizers muon/sharded muon/shared       256 chips, more than matrices
-    python -m benchmarks.scale --full --show        the table of what is kept
+    python -m benchmarks.scale --full --show        the table of saved rows
 
-Every row is one program, and is kept in benchmarks/results/scale.json as soon as it is
-there.
+Every row is one program. It is saved in benchmarks/results/scale.json as soon as it is
+compiled.
 """
 
 from pathlib import Path

@@ -2,9 +2,9 @@
 
     python -m benchmarks.site
 
-It measures nothing: every figure is from benchmarks/results/, and below each table of
-docs/benchmarks.md stands the command that made it. The page of an algorithm shows the
-rows of its optimizers.
+It measures nothing: all numbers are from benchmarks/results/, and docs/benchmarks.md
+names the command of each table. The page of an algorithm shows the rows of its
+optimizers.
 """
 
 import json
@@ -19,7 +19,7 @@ RESULTS = ROOT / "benchmarks/results"
 DOCS = ROOT / "docs"
 NONE = "–"
 COMPILED = ("trace_s", "compile_s")  # PyTorch's optimizers have neither.
-# Whose rows the page of an algorithm shows.
+# The rows on the page of each algorithm.
 ALGORITHMS = {
     "muon": ("muon",),
     "normuon": ("normuon",),
@@ -39,13 +39,13 @@ def load(name: str) -> dict[str, Any]:
 
 
 def markdown(heading: list[str], rows: list[list[str]]) -> str:
-    """A table, with empty lines around it."""
+    """A Markdown table between empty lines."""
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
 
 
 def cost(names: tuple[str, ...]) -> str:
-    """What the optimizers of one page cost, and their loss in the demo."""
+    """The cost of the optimizers of one page, and their loss in the demo."""
     step, train = load("step")["results"], load("train")["results"]
     parameters = step["adamw"]["state_bytes"] / 8  # Two float32 moments.
     rows = []
@@ -53,9 +53,9 @@ def cost(names: tuple[str, ...]) -> str:
         trained = train.get(name)
         ratio = min(step[name]["step_s"]) / min(step["muon"]["step_s"])
         memory = step[name]["state_bytes"] / parameters
-        told = (f"{trained['ms']:.0f}", f"{trained['loss']:.3f}") if trained else None
+        cells = (f"{trained['ms']:.0f}", f"{trained['loss']:.3f}") if trained else None
         rows.append(
-            [f"`{name}`", f"{ratio:.2f}", f"{memory:.1f}", *(told or [NONE] * 2)]
+            [f"`{name}`", f"{ratio:.2f}", f"{memory:.1f}", *(cells or [NONE] * 2)]
         )
     heading = [
         "",
@@ -93,18 +93,18 @@ def compiled(rows: dict[str, dict[str, Any]]) -> str:
     heading = ["model", "mesh", "optimizer", "sent, MB", "floor", "GFLOP", "Mcycles"]
     lines = []
     for row in rows.values():
-        figures = row["figures"]
+        metrics = row["figures"]
         lines.append(
             [
                 row["tree"],
                 row["mesh"],
                 f"`{row['optimizer']}`",
-                f"{sum(figures['wire_mb'].values()):.1f}",
+                f"{sum(metrics['wire_mb'].values()):.1f}",
                 f"{row['floor']['wire'] / 1e6:.1f}",
-                f"{figures['gflop']:.0f}",
-                f"{figures['mcycles']:.2f}" if figures["mcycles"] else NONE,
-                f"{figures['peak_mb']:.0f}",
-                f"{figures['instructions']}",
+                f"{metrics['gflop']:.0f}",
+                f"{metrics['mcycles']:.2f}" if metrics["mcycles"] else NONE,
+                f"{metrics['peak_mb']:.0f}",
+                f"{metrics['instructions']}",
             ]
         )
     return markdown([*heading, "peak, MB", "instructions"], lines)
@@ -116,20 +116,20 @@ def device(results: dict[str, dict[str, Any]]) -> str:
         [
             shape,
             f"`{method}`",
-            f"{1e3 * figures['seconds']:.1f}",
-            f"{figures['errors']['normal']:.1e}",
-            f"{figures['errors']['uneven']:.1e}",
-            f"{figures['compile_s']:.1f}",
+            f"{1e3 * metrics['seconds']:.1f}",
+            f"{metrics['errors']['normal']:.1e}",
+            f"{metrics['errors']['uneven']:.1e}",
+            f"{metrics['compile_s']:.1f}",
         ]
         for shape, result in results.items()
-        for method, figures in result["figures"].items()
+        for method, metrics in result["figures"].items()
     ]
     errors = ["error, normal entries", "error, uneven spectrum"]
     return markdown(["shape", "method", "time, ms", *errors, "compile, s"], rows)
 
 
 def reliability(cells: dict[str, dict[str, dict]]) -> str:
-    """How many of the rows of the bar each optimizer passes."""
+    """The number of requirements of reliability that each optimizer passes."""
     rows = []
     for name, column in cells.items():
         counts = Counter(cell["result"] for cell in column.values())
@@ -154,7 +154,7 @@ def benchmarks(text: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """Every page that has such tables, as it should be."""
+    """The correct text of every page that has such tables."""
     page = DOCS / "benchmarks.md"
     written = {page: benchmarks(page.read_text())}
     for name, optimizers in ALGORITHMS.items():

@@ -1,4 +1,4 @@
-"""What does one optimizer step cost, side by side in the same run?
+"""The cost of one optimizer step, for several optimizers in the same run.
 
     python -m benchmarks.step
     python -m benchmarks.step --layers 24 --repeats 1
@@ -6,14 +6,14 @@
     python -m benchmarks.step --optimizers contrib_muon muon torch_muon
     OPENBLAS_NUM_THREADS=1 python -m benchmarks.step --optimizers all
 
-The tree is GPT-2's hidden matrices: a fused QKV, a projection and two MLP kernels a
-layer. All optimizers get the same gradients, with labels made by hand. They take turns,
-so that whatever else the machine does slows them alike; the step time is the least of
-all turns. They are compiled in turns as well, three times each, and the least counts:
-the first compilation of a process takes longer, whoever is first. Compile time is that
-of XLA alone, tracing stands beside it. In brackets: the ratio to the first optimizer.
-LAPACK's threads spin after a QR or an eigendecomposition, into the next one's turn: one
-thread is fair to all. `peers` are shown where they are installed.
+The tree is GPT-2's hidden matrices: a fused QKV, a projection and two MLP kernels for
+each layer. All optimizers get the same gradients and explicit labels. They take turns,
+so that other load on the machine slows all of them alike; the step time is the minimum
+over turns. They are also compiled in turns, three times each, and the minimum counts,
+because the first compilation in a process takes longer. Compile time excludes tracing,
+which has its own column. The ratio to the first optimizer is in brackets. LAPACK's
+threads spin after a QR or an eigendecomposition, into the turn of the next optimizer;
+one thread is fair to all. `peers` are included if they are installed.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def gpt2_shapes(layers: int, width: int) -> dict[str, tuple[int, int]]:
 
 
 class Contender(NamedTuple):
-    """An optimizer of named matrices, and after how many steps its work repeats."""
+    """An optimizer of named matrices, and the period of its work in steps."""
 
     make: Callable[[list[str]], optax.GradientTransformation]
     period: int = 1
@@ -116,7 +116,7 @@ def measure(
         {layer: {"kernel": normal(shape)} for layer, shape in shapes.items()}
         for _ in range(2)
     )
-    # Only MKOR looks at them.
+    # Used by MKOR only.
     statistics = {
         layer: {"a": normal(shape[:1]), "g": normal(shape[1:])}
         for layer, shape in shapes.items()
@@ -169,7 +169,7 @@ def measure(
 def _compiled(
     tx: optax.GradientTransformationExtraArgs, arguments: tuple
 ) -> tuple[Callable, tuple[float, float]]:
-    """A program of its own for a step, and the seconds of its tracing and compiling."""
+    """A newly compiled step, and the seconds of its tracing and compiling."""
 
     def step(gradients, state, params, statistics):
         updates, state = tx.update(gradients, state, params, statistics=statistics)
@@ -183,16 +183,16 @@ def _compiled(
 
 
 def _peer(name: str, params: dict, gradients: dict) -> tuple[Callable, dict]:
-    """The step of a peer that is installed, and its figures so far."""
+    """The step of an installed peer, and its metrics so far."""
     arrays = [[np.asarray(x) for x in jax.tree.leaves(t)] for t in (params, gradients)]
     prepared = prepare(name, *arrays)
-    figures = {
+    metrics = {
         "step_s": [],
         "residual": float(np.mean([residual(update) for update in prepared.moved])),
         "state_bytes": prepared.state_bytes,
         "versions": prepared.versions,
     }
-    return prepared.step, figures
+    return prepared.step, metrics
 
 
 def report(results: dict[str, dict]) -> str:
@@ -211,10 +211,10 @@ def report(results: dict[str, dict]) -> str:
             rows.append(f"{name:22}  {PEERS[name].package} is not installed")
             continue
         cells = []
-        for figure in columns.values():
+        for metric in columns.values():
             try:
-                value = figure(result)
-                cells.append(f"{value:.4g} ({value / figure(first):.2f})")
+                value = metric(result)
+                cells.append(f"{value:.4g} ({value / metric(first):.2f})")
             except KeyError:  # A peer compiles nothing.
                 cells.append("–")
         rows.append(f"{name:22}" + "".join(f"{cell:>18}" for cell in cells))

@@ -1,12 +1,12 @@
-"""Does the suite pass on every Python, and on the oldest and newest of what it needs?
+"""The tests on every Python, and on the oldest and newest dependencies.
 
     python -m benchmarks.versions
     python -m benchmarks.versions --only py312 py313 --core
 
-Each environment is a fresh one in a temporary folder. The newest is what
-`constraints.txt` pins, the oldest the lower bounds of `pyproject.toml`. `--core` runs a
-minute's worth of tests in place of the quick part. A Python that is not installed is
-skipped, and said so.
+Each environment is created in a temporary folder. The newest versions are the pins of
+`constraints.txt`, the oldest the lower bounds of `pyproject.toml`. `--core` runs a
+minute of tests instead of the quick part. A Python that is not installed is skipped
+with a message.
 """
 
 import argparse
@@ -25,7 +25,7 @@ ENVIRONMENTS = {
     "py313": ("python3.13", []),
     "oldest": ("python3.11", OLDEST),
 }
-# The oldest Flax uses names of JAX that are deprecated by now.
+# The oldest Flax uses names of JAX that are now deprecated.
 ALLOWED = ["-W", "ignore:jax.core:DeprecationWarning"]
 CORE = [
     "tests/test_architecture.py",

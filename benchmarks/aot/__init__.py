@@ -1,16 +1,16 @@
-"""Programs compiled ahead of time for absent devices, and what they cost.
+"""Programs compiled ahead of time for absent devices, and their cost.
 
-Importing this package sets the environment in which the compilers keep quiet, unless it
-says otherwise; JAX reads part of it when it is first imported.
+Importing this package sets environment variables that silence the compilers, unless
+they are set already. JAX reads some of them when it is first imported.
 """
 
 import os
 
 QUIET = {
-    # Else JAX looks for the devices themselves, and complains that there are none.
+    # Otherwise JAX looks for the devices and complains that there are none.
     "JAX_PLATFORMS": "cpu",
-    # The TPU library asks for the machine's metadata, warns where there is none, and
-    # refuses a second process.
+    # The TPU library queries the machine's metadata, warns if there is none, and allows
+    # only one process.
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",

@@ -1,7 +1,7 @@
-"""What one collective moves, per participating device.
+"""The bytes that one collective moves, per participating device.
 
-payload   the whole buffer of the group: what an all-gather gives, what all others take
-wire      what a device sends with a bandwidth-optimal ring of n devices:
+payload   the whole buffer of a group: the result of an all-gather, the input of others
+wire      the bytes that a device sends in a bandwidth-optimal ring of n devices:
 
     all-gather, reduce-scatter, all-to-all     payload (n - 1) / n
     all-reduce                               2 payload (n - 1) / n
@@ -33,12 +33,12 @@ class Collective(NamedTuple):
 def collective(
     i: Instruction, computation: Computation, name: str, devices: int
 ) -> Collective | None:
-    """What an instruction of a computation moves; None if it moves nothing.
+    """The collective of an instruction; None if it moves nothing.
 
-    Of a pair of start and done the start counts. The TPU compiler has two more forms.
+    In a pair of start and done, the start counts. The TPU compiler has two more forms.
     An asynchronous fusion repeats one operation, with the same ``chain_id``, in each of
-    the steps it overlaps with; what ``AsyncCollectiveStart`` takes is the first. And a
-    fusion named ``all-reduce-scatter`` holds an all-reduce and a slice of it.
+    the steps it overlaps with; the operand of ``AsyncCollectiveStart`` is the first. A
+    fusion named ``all-reduce-scatter`` contains an all-reduce and a slice of it.
     """
     kind = i.opcode.removesuffix("-start")
     if kind not in KINDS or _continues(i, computation):
@@ -64,10 +64,10 @@ def collective(
 
 
 def group_size(i: Instruction, devices: int) -> int:
-    """How many devices take part in one group of a collective.
+    """The number of devices in one group of a collective.
 
-    Groups are written out as ``{{0,1},{2,3}}``, counted as ``[2,4]<=[8]``, or named as
-    axes of a mesh, ``mesh['x'=4,'y'=2] {'y'}``; no groups are one group of all.
+    Groups are listed as ``{{0,1},{2,3}}``, counted as ``[2,4]<=[8]``, or named by mesh
+    axes as ``mesh['x'=4,'y'=2] {'y'}``. Without groups, all devices form one group.
     """
     groups = i.attribute(r"replica_groups=(\{\{[\d,]+\}|\[[\d,]+\]<=|mesh\[[^}]*\})")
     if groups is None:

@@ -1,7 +1,7 @@
-"""Optimizers by name, for a tree in which every leaf is a matrix or a stack of them.
+"""Optimizers by name, for trees of matrices and stacks of matrices.
 
-contrib_muon     optax.contrib.muon, with dimension numbers by hand
-muon/local       a recipe of ours, and the layout that spreads it
+contrib_muon     optax.contrib.muon, with explicit dimension numbers
+muon/local       a recipe of ours, and its layout
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from optax_ortho import layouts
 LAYOUTS: dict[str, Callable[[Any], Any]] = {
     "local": lambda params: layouts.local(),
     "sharded": layouts.sharded,
-    # Where the mesh is made for it, see `topologies.mesh`.
+    # It needs the mesh "groups" of `topologies.mesh`.
     "shared": lambda params: layouts.sharded(params, shared="group"),
 }
 
 
 def contender(name: str, params: Any) -> optax.GradientTransformation:
-    """An optimizer of `params`, shapes with shardings.
+    """An optimizer for `params`, which are shapes with shardings.
 
     Raises:
       ValueError: an unknown recipe or layout.
@@ -32,7 +32,7 @@ def contender(name: str, params: Any) -> optax.GradientTransformation:
     recipe, _, layout = name.partition("/")
     if layout not in LAYOUTS or recipe not in optax_ortho.__all__:
         known = ", ".join(LAYOUTS)
-        raise ValueError(f"{name!r} is no recipe/layout, with a layout of: {known}.")
+        raise ValueError(f"{name!r} is not a recipe/layout. Layouts: {known}.")
     return getattr(optax_ortho, recipe)(
         1e-3, labels=a_matrix, layout=LAYOUTS[layout](params)
     )

@@ -1,13 +1,13 @@
-"""What one run of a compiled program costs a device, read from its text.
+"""The cost of one run of a compiled program on a device, read from its text.
 
-Loops count as often as they run, of a conditional the costliest branch counts, each
-figure by itself. Cycles are the TPU compiler's own estimates, which stand beside each
-fusion. They leave out collectives, asynchronous copies and Pallas kernels.
+Loops count as often as they run. For a conditional the costliest branch counts, for
+each metric separately. Cycles are the TPU compiler's own estimates, which it writes at
+each fusion. They exclude collectives, asynchronous copies and Pallas kernels.
 
-Copies between HBM and VMEM have no cycles. Elsewhere they run beside the work; inside
-the branch of a conditional they cannot, and are a cost that the sum of cycles hides.
-Two bounds of their bytes are kept: of the copies that touch HBM, and of all, with those
-that only put pieces together within VMEM.
+Copies between HBM and VMEM have no cycles. Usually they overlap with other work; inside
+the branch of a conditional they cannot, and are a cost that the sum of cycles omits.
+Two bounds of their bytes are reported: the copies that touch HBM, and all copies,
+including the ones that only join pieces within VMEM.
 """
 
 from collections import defaultdict
@@ -22,7 +22,7 @@ COPIES = ("copy", "copy-done", "slice-done")
 REGISTER = 4096  # Bytes; no more can be stored in one cycle.
 
 Tally = dict[Any, float]
-"""Figures by name; of collectives, by kind and name."""
+"""Metrics by name, or by kind and name for collectives."""
 
 
 class Traffic(NamedTuple):
@@ -34,15 +34,15 @@ class Traffic(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Figures of one device.
+    """The cost for one device.
 
     Args:
       traffic: its collectives by kind, bytes.
-      flops: of its matrix products.
+      flops: operations of its matrix products.
       cycles: estimated cycles.
       copied: bytes copied inside conditional branches, both bounds.
-      instructions: in the program's text, those inside fusions too.
-      unknown_loops: loops counted once because their trips are not known.
+      instructions: number of instructions in the program's text, including fusions.
+      unknown_loops: loops counted once because their trip count is unknown.
     """
 
     traffic: dict[str, Traffic]
@@ -60,34 +60,34 @@ def cost(text: str) -> Cost:
     unknown: list[str] = []
 
     def run(name: str, fused: bool = False, branch: bool = False) -> Tally:
-        """One run of a computation, inside a fusion or inside a branch or neither."""
+        """The cost of one run of a computation, which may be in a fusion or branch."""
         where = name, fused, branch
         if where not in seen:
             total = seen[where] = defaultdict(float)
             for i in program.computations[name].values():
-                for part in (own(i, *where), inner(i, *where)):
-                    for figure, value in part.items():
-                        total[figure] += value
+                for part in (direct(i, *where), inner(i, *where)):
+                    for metric, value in part.items():
+                        total[metric] += value
         return seen[where]
 
-    def own(i: Instruction, name: str, fused: bool, branch: bool) -> Tally:
+    def direct(i: Instruction, name: str, fused: bool, branch: bool) -> Tally:
         computation = program.computations[name]
-        figures: Tally = {"flops": flops(i, computation)}
+        metrics: Tally = {"flops": flops(i, computation)}
         crossing = collective(i, computation, name, program.devices)
         if crossing is not None:
-            figures[crossing.kind, "count"] = 1
-            figures[crossing.kind, "payload"] = crossing.payload
-            figures[crossing.kind, "wire"] = crossing.wire
+            metrics[crossing.kind, "count"] = 1
+            metrics[crossing.kind, "payload"] = crossing.payload
+            metrics[crossing.kind, "wire"] = crossing.wire
         if not fused:
-            cycles = figures["cycles"] = estimated_cycles(i)
+            cycles = metrics["cycles"] = estimated_cycles(i)
             moved = size(i.shape) if branch and i.opcode in COPIES else 0
             if cycles < moved / REGISTER:
-                figures["copied"] = moved
-                figures["copied in HBM"] = moved * touches_hbm(i, computation)
-        return figures
+                metrics["copied"] = moved
+                metrics["copied in HBM"] = moved * touches_hbm(i, computation)
+        return metrics
 
     def inner(i: Instruction, name: str, fused: bool, branch: bool) -> Tally:
-        """What the computations that an instruction calls cost."""
+        """The cost of the computations that an instruction calls."""
         match i.opcode:
             case "while":
                 times = trips(program, program.computations[name], i)
@@ -95,13 +95,13 @@ def cost(text: str) -> Cost:
                     unknown.append(i.name)
                     times = 1
                 body = run(i.called("body")[0], branch=branch)
-                return {figure: times * value for figure, value in body.items()}
+                return {metric: times * value for metric, value in body.items()}
             case "conditional":
                 keys = "branch_computations|true_computation|false_computation"
-                parts = [run(one, branch=True) for one in i.called(keys)]
+                parts = [run(called, branch=True) for called in i.called(keys)]
                 return {
-                    figure: max(part.get(figure, 0) for part in parts)
-                    for figure in set().union(*parts)
+                    metric: max(part.get(metric, 0) for part in parts)
+                    for metric in set().union(*parts)
                 }
             case "fusion":
                 return run(i.called("calls")[0], fused=True)
@@ -132,10 +132,10 @@ def estimated_cycles(i: Instruction) -> int:
 
 
 def touches_hbm(i: Instruction, computation: Computation) -> bool:
-    """Whether a copy reads or writes the memory that has no number, HBM."""
+    """Whether a copy reads or writes HBM, the memory space without a number."""
     source = computation[i.operands[0]].shape
     if i.opcode == "copy":
         ends = arrays(source)[:1] + arrays(i.shape)
-    else:  # The operand is a start, whose shape names both ends first.
+    else:  # The operand is a start, whose shape begins with both ends.
         ends = arrays(source)[:2]
     return any("S(" not in layout for _, _, layout in ends)

@@ -1,4 +1,4 @@
-"""What no layout of whole matrices can go below, from shapes and shardings alone."""
+"""Lower bounds for layouts of whole matrices, from shapes and shardings alone."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,11 +10,12 @@ STEPS = 5
 
 
 class Floor(NamedTuple):
-    """Figures of one device and one step.
+    """Lower bounds for one device and one step.
 
     Args:
-      wire: bytes sent; every matrix to its owner and its update back, in bfloat16.
-      flops: of five Newton-Schulz steps, shared equally.
+      wire: bytes sent to bring every matrix to its owner and its update back, in
+        bfloat16.
+      flops: operations of five Newton-Schulz steps, shared equally.
       arguments: bytes of parameters, gradients and one momentum.
     """
 
@@ -34,14 +35,14 @@ def floor(params: Any, wire_bytes: int = 2) -> Floor:
 
 
 def wire(leaf: jax.ShapeDtypeStruct, wire_bytes: int = 2) -> float:
-    """Bytes a device sends so that each matrix meets an owner and comes back.
+    """Bytes that a device sends to bring each matrix to an owner and the result back.
 
-    With stacks over b devices, D = devices / b of them share the same E entries. If
-    these lie in g shards, D / g copies of each, then an owner needs the g - 1 shards
-    that it does not hold, E (g - 1) / g entries, and the D - 1 others need a shard of
-    the result, E / g entries each; a device sends the D-th part of both. That is
-    2 E / D (D - 1) / D where every device has a shard of its own, and E (D - 1) / D, an
-    all-gather of the results alone, where every device has all.
+    With stacks sharded over b devices, D = devices / b of them share the same E
+    entries. If these are stored in g shards with D / g copies of each, then an owner
+    needs the g - 1 shards that it does not hold, E (g - 1) / g entries, and the D - 1
+    others need a shard of the result, E / g entries each. A device sends 1 / D of both.
+    That is 2 E / D (D - 1) / D if all devices have different shards, and E (D - 1) / D,
+    only an all-gather of the results, if the leaf is replicated.
     """
     over_stacks, over_matrices = _shards(leaf)
     entries = math.prod(leaf.shape) / over_stacks
@@ -53,7 +54,7 @@ def wire(leaf: jax.ShapeDtypeStruct, wire_bytes: int = 2) -> float:
 
 
 def newton_schulz_flops(shape: tuple[int, ...]) -> float:
-    """Of five steps on every matrix of a stack: two products with X, one of X^T X."""
+    """FLOPs of five steps on every matrix of a stack, with three products each."""
     m, n = sorted(shape[-2:])
     return math.prod(shape[:-2]) * STEPS * (4 * m * m * n + 2 * m**3)
 
@@ -76,7 +77,7 @@ def _sharding(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
 
 
 def _shards(leaf: jax.ShapeDtypeStruct) -> tuple[int, int]:
-    """Over how many devices a leaf's stack axes lie, and its matrix axes."""
+    """The numbers of devices that a leaf's stack and matrix axes are sharded over."""
     parts = _sharding(leaf).shard_shape(leaf.shape)
     ratios = [size // part for size, part in zip(leaf.shape, parts, strict=True)]
     return math.prod(ratios[:-2]), math.prod(ratios[-2:])

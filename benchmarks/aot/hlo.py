@@ -4,8 +4,8 @@
 
     %sum.3 = f32[8,128]{1,0:T(8,128)S(1)} add(%x, %y), metadata={...}
 
-of which name, shape, opcode, operands and attributes are kept apart here. What they
-mean is read elsewhere in this package.
+which are split here into name, shape, opcode, operands and attributes. Other modules of
+this package interpret them.
 """
 
 import math
@@ -39,28 +39,28 @@ class Instruction(NamedTuple):
         return NAME.findall(self.inside)
 
     def called(self, key: str) -> list[str]:
-        """The computations that ``calls=%a`` or ``calls={%a, %b}`` names."""
-        found = re.search(rf"\b(?:{key})=(%[\w.\-~]+|\{{[^}}]*\}})", self.attributes)
-        return NAME.findall(found[1]) if found else []
+        """The computations named by ``calls=%a`` or ``calls={%a, %b}``."""
+        match = re.search(rf"\b(?:{key})=(%[\w.\-~]+|\{{[^}}]*\}})", self.attributes)
+        return NAME.findall(match[1]) if match else []
 
     def attribute(self, pattern: str) -> str | None:
         """The first group of a pattern in the attributes; None without a match."""
-        found = re.search(pattern, self.attributes)
-        return found[1] if found else None
+        match = re.search(pattern, self.attributes)
+        return match[1] if match else None
 
     def need(self, pattern: str) -> str:
-        """The same where there has to be a match."""
-        found = self.attribute(pattern)
-        if found is None:
+        """The first group of a pattern that has to match."""
+        match = self.attribute(pattern)
+        if match is None:
             raise ValueError(f"%{self.name} has no {pattern}: {self.attributes[:200]}")
-        return found
+        return match
 
 
 Computation = dict[str, Instruction]
 
 
 class Program(NamedTuple):
-    """Computations by name, which of them is the entry, and for how many devices."""
+    """Computations by name, the name of the entry, and the number of devices."""
 
     computations: dict[str, Computation]
     entry: str
@@ -71,7 +71,7 @@ def parse(text: str) -> Program:
     """Reads the text of an optimized module.
 
     Raises:
-      ValueError: there is no entry computation.
+      ValueError: the text has no entry computation.
     """
     computations: dict[str, Computation] = {}
     entry = None
@@ -89,7 +89,7 @@ def parse(text: str) -> Program:
     if entry is None:
         raise ValueError("The text has no ENTRY computation: is it optimized HLO?")
     partitions, replicas = (
-        int(found[1]) if (found := re.search(rf"\b{key}=(\d+)", text)) else 1
+        int(match[1]) if (match := re.search(rf"\b{key}=(\d+)", text)) else 1
         for key in ("num_partitions", "replica_count")
     )
     return Program(computations, entry, partitions * replicas)
@@ -100,7 +100,7 @@ def root(computation: Computation) -> Instruction:
 
 
 def arrays(shape: str) -> list[tuple[str, tuple[int, ...], str]]:
-    """(dtype, dimensions, layout) of a shape, of each part if it is a tuple.
+    """(dtype, dimensions, layout) of a shape, or of each part of a tuple.
 
     Examples:
       >>> arrays("(bf16[8,2]{1,0:T(8,128)S(1)}, s32[])")
@@ -113,7 +113,7 @@ def arrays(shape: str) -> list[tuple[str, tuple[int, ...], str]]:
 
 
 def size(shape: str) -> float:
-    """Bytes of a shape without padding; tokens and other opaque types have none.
+    """Bytes of a shape without padding; 0 for tokens and other opaque types.
 
     Examples:
       >>> size("(f32[2,3]{1,0}, s4[4])")
@@ -151,10 +151,10 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _closing(text: str, opens: int) -> int:
-    """Where the parenthesis that opens at `opens` is closed."""
+    """The index of the parenthesis that closes the one at `opens`."""
     depth = 0
-    for found in re.compile(r"[()]").finditer(text, opens):
-        depth += 1 if found[0] == "(" else -1
+    for match in re.compile(r"[()]").finditer(text, opens):
+        depth += 1 if match[0] == "(" else -1
         if depth == 0:
-            return found.start()
+            return match.start()
     return len(text)

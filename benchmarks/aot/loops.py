@@ -1,8 +1,8 @@
-"""How often a loop runs, found by running its counter.
+"""Trip counts of loops, found by running their counters.
 
-CPU and GPU write ``known_trip_count`` into the loop; the TPU compiler does not. There
-the integers of the loop's state are followed from their constant start through
-condition and body until the condition is false.
+The compilers for CPU and GPU write ``known_trip_count`` into a loop. For the TPU
+compiler, which does not, the integers in the loop's state are followed from their
+constant start through condition and body until the condition is false.
 """
 
 import operator
@@ -22,11 +22,11 @@ COMPARE = {
 }
 
 Known = int | tuple | None
-"""An integer, a tuple of them, or None for what is not known."""
+"""An integer, a tuple of known values, or None for unknown values."""
 
 
 def trips(program: Program, around: Computation, loop: Instruction) -> int | None:
-    """How often a ``while`` runs that stands in `around`; None if that is not known."""
+    """The trip count of a ``while`` in the computation `around`; None if unknown."""
     written = loop.attribute(r'known_trip_count"?:\{"n":"(\d+)"')
     if written is not None:
         return int(written)
@@ -48,7 +48,7 @@ def _value(
     i: Instruction,
     inputs: tuple[Known, ...],
 ) -> Known:
-    """What an instruction gives, if it is integers, for these parameters."""
+    """The integer result of an instruction for these parameters, if it has one."""
 
     def operand(k: int) -> Known:
         return _value(program, computation, computation[i.operands[k]], inputs)

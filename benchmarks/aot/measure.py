@@ -1,4 +1,4 @@
-"""Compiles one optimizer step for a mesh of absent devices, and reads what it costs."""
+"""The cost of one optimizer step, compiled for a mesh of absent devices."""
 
 import time
 from typing import Any, NamedTuple
@@ -13,22 +13,22 @@ from optax_ortho.layouts.parameters import places_of
 from optax_ortho.layouts.placing import specs_of
 
 
-class Figures(NamedTuple):
-    """What one step costs a device; MB are 10^6 bytes.
+class Metrics(NamedTuple):
+    """The cost of one step for a device; MB are 10^6 bytes.
 
     Args:
-      wire_mb: sent, by kind of collective.
-      collectives: their number, by kind.
-      gflop: of matrix products.
-      mcycles: the compiler's estimates, without collectives and copies (TPU alone).
-      copied_mb: copied inside conditional branches, where no estimate counts it: what
-        touches HBM, and all.
-      argument_mb: parameters, gradients and state.
-      temp_mb: temporary buffers.
+      wire_mb: MB sent, by kind of collective.
+      collectives: number of collectives, by kind.
+      gflop: GFLOP of matrix products.
+      mcycles: the compiler's estimates, without collectives and copies (TPU only).
+      copied_mb: MB copied inside conditional branches, which the estimates exclude: the
+        copies that touch HBM, and all copies.
+      argument_mb: MB of parameters, gradients and state.
+      temp_mb: MB of temporary buffers.
       peak_mb: the most memory in use at a time.
-      program_mb: the program itself.
-      instructions: in the optimized program.
-      compile_cpu_s: seconds of all cores in XLA's compiler.
+      program_mb: MB of the program itself.
+      instructions: number of instructions in the optimized program.
+      compile_cpu_s: CPU seconds in XLA's compiler.
     """
 
     wire_mb: dict[str, float]
@@ -44,11 +44,11 @@ class Figures(NamedTuple):
     compile_cpu_s: float
 
 
-def measure(tx: optax.GradientTransformation, params: Any, platform: str) -> Figures:
-    """The cost of ``update`` and ``apply_updates``, gradients being arguments.
+def measure(tx: optax.GradientTransformation, params: Any, platform: str) -> Metrics:
+    """The cost of ``update`` and ``apply_updates`` with gradients as arguments.
 
-    State and parameters are donated, and come out in the order in which they went in:
-    otherwise their buffers are swapped, and a copy of each is what one measures.
+    State and parameters are donated and returned in the same order. Otherwise their
+    buffers would be swapped, and copies of both would be measured.
 
     Args:
       tx: the optimizer.
@@ -56,11 +56,11 @@ def measure(tx: optax.GradientTransformation, params: Any, platform: str) -> Fig
       platform: "tpu", "cuda" or "cpu".
 
     Returns:
-      The figures, identical in every run but for the compiler's time.
+      The metrics, which only differ between runs in the time of the compiler.
 
     Raises:
-      RuntimeError: the program leaves an argument unread. Work that is missing would
-        look like a record.
+      RuntimeError: the program does not read an argument. Missing work would look like
+        a good result.
     """
     state = state_like(tx, params)
 
@@ -76,40 +76,46 @@ def measure(tx: optax.GradientTransformation, params: Any, platform: str) -> Fig
     seconds = time.process_time() - started
 
     memory = compiled.memory_analysis()
-    assert memory is not None, f"{platform} tells nothing of memory."
+    assert memory is not None, f"{platform} has no memory analysis."
     refuse_unread((params, state, params), memory.argument_size_in_bytes)
-    found = cost(compiled.as_text() or "")
-    if found.unknown_loops:
-        raise RuntimeError(f"How often do these loops run? {found.unknown_loops}")
-    return Figures(
-        wire_mb={kind: traffic.wire / 1e6 for kind, traffic in found.traffic.items()},
-        collectives={kind: traffic.count for kind, traffic in found.traffic.items()},
-        gflop=found.flops / 1e9,
-        mcycles=found.cycles / 1e6,
-        copied_mb=(found.copied[0] / 1e6, found.copied[1] / 1e6),
+    program_cost = cost(compiled.as_text() or "")
+    if program_cost.unknown_loops:
+        raise RuntimeError(
+            f"How often do these loops run? {program_cost.unknown_loops}"
+        )
+    return Metrics(
+        wire_mb={
+            kind: traffic.wire / 1e6 for kind, traffic in program_cost.traffic.items()
+        },
+        collectives={
+            kind: traffic.count for kind, traffic in program_cost.traffic.items()
+        },
+        gflop=program_cost.flops / 1e9,
+        mcycles=program_cost.cycles / 1e6,
+        copied_mb=(program_cost.copied[0] / 1e6, program_cost.copied[1] / 1e6),
         argument_mb=memory.argument_size_in_bytes / 1e6,
         temp_mb=memory.temp_size_in_bytes / 1e6,
         peak_mb=memory.peak_memory_in_bytes / 1e6,
         program_mb=memory.generated_code_size_in_bytes / 1e6,
-        instructions=found.instructions,
+        instructions=program_cost.instructions,
         compile_cpu_s=seconds,
     )
 
 
-def refuse_unread(arguments: Any, found: int) -> None:
+def refuse_unread(arguments: Any, read: int) -> None:
     """Raises a `RuntimeError` if a matrix among the arguments was pruned."""
     expected = sum(
         shard_bytes(leaf) for leaf in jax.tree.leaves(arguments) if leaf.ndim >= 2
     )
-    if found < expected:
+    if read < expected:
         raise RuntimeError(
-            f"The program reads {found / 1e6:.1f} MB of arguments, and was given "
+            f"The program reads {read / 1e6:.1f} MB of arguments, and was given "
             f"{expected / 1e6:.1f} MB: part of the work was left out."
         )
 
 
 def state_like(tx: optax.GradientTransformation, params: Any) -> Any:
-    """The state's shapes, laid out as `layouts.sharded` and its owners have them."""
+    """The shapes of the state with the shardings of its layout."""
     mesh, placed = places_of(params)
     state = jax.eval_shape(tx.init, params)
     return jax.tree.map(

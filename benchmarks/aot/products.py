@@ -1,8 +1,9 @@
-"""Floating-point operations of matrix products, a multiplication and an addition each.
+"""Floating-point operations of matrix products, counting multiplications and additions.
 
-The compiler's own count takes the body of a loop once; with these the trips can be
-multiplied in. On TPU every product is a convolution, a batched one with a window that
-meets each batch entry once: so the positions where window and operand meet count.
+The compiler's own count includes the body of a loop only once; these counts can be
+multiplied by its trips. On TPU every product is a convolution, a batched one with a
+window that meets each batch entry once, so the positions where window and operand meet
+are counted.
 """
 
 import math
@@ -11,7 +12,7 @@ from benchmarks.aot.hlo import Computation, Instruction, arrays
 
 
 def flops(i: Instruction, computation: Computation) -> int:
-    """The operations of one instruction; 0 if it is no product."""
+    """The operations of one instruction; 0 if it is not a product."""
     if i.opcode not in ("dot", "convolution"):
         return 0
     left, right = (arrays(computation[name].shape)[0][1] for name in i.operands[:2])
@@ -33,7 +34,7 @@ def flops(i: Instruction, computation: Computation) -> int:
 
 
 def _windows(text: str) -> list[dict[str, int]]:
-    """The window along each axis, of ``size=4x3 pad=3_3x0_0``; a pad is its low end."""
+    """The window along each axis, from ``size=4x3 pad=3_3x0_0``; only low padding."""
     rows = dict(pair.split("=") for pair in text.split())
     columns = {name: row.split("x") for name, row in rows.items()}
     rank = len(columns.get("size", ()))

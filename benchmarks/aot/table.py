@@ -1,4 +1,4 @@
-"""Rows of figures: kept as JSON, one after another, and shown as one table."""
+"""Rows of metrics, saved one after another as JSON and shown as a table."""
 
 import json
 from importlib.metadata import version
@@ -33,7 +33,7 @@ def row(model: str, place: str, optimizer: str, compiler: str) -> dict[str, Any]
       compiler: the package that holds XLA for the platform.
 
     Returns:
-      The row, for `show`; with an "error" instead of figures where it is refused.
+      The row, for `show`; with an "error" instead of metrics if compilation fails.
     """
     topology, _, sharding = place.partition("/")
     name, _, layers = model.partition(":")
@@ -50,9 +50,9 @@ def row(model: str, place: str, optimizer: str, compiler: str) -> dict[str, Any]
     }
     try:
         tx = contender(optimizer, params)
-        figures = measure(tx, params, topologies.chip(topology).platform)
-        result["figures"] = figures._asdict()
-    except Exception as error:  # The other rows of a long run still count.
+        metrics = measure(tx, params, topologies.chip(topology).platform)
+        result["figures"] = metrics._asdict()
+    except Exception as error:  # Does not end a long run.
         result["error"] = f"{type(error).__name__}: {error}"[:500]
     jax.clear_caches()
     return result
@@ -68,13 +68,13 @@ def save(path: Path, rows: dict[str, dict[str, Any]]) -> None:
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> Table:
-    """One table: per tree and mesh the floor, and below it each optimizer."""
+    """A table with the floor and every optimizer, for each tree and mesh."""
     table = Table(
         title=title,
-        caption="Per device and step. Mcycles are the compiler's estimates; behind "
-        "them copies in branches, which it leaves out, from what touches HBM to all. "
-        "Floor: each matrix to an owner and back in bfloat16, five Newton-Schulz steps "
-        "shared equally, and the arguments' memory.",
+        caption="Per device and step. Mcycles are the compiler's estimates, plus the "
+        "copies in branches that it omits: from the ones that touch HBM to all. Floor: "
+        "each matrix to an owner and back in bfloat16, five Newton-Schulz steps shared "
+        "equally, and the memory of the arguments.",
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
@@ -87,13 +87,13 @@ def show(title: str, rows: list[dict[str, Any]]) -> Table:
     for heading in ("peak\nMB", "program\nMB", "instruc-\ntions", "compile\ncpu s"):
         table.add_column(heading, justify="right")
     group = None
-    for one in sorted(rows, key=lambda one: (one["tree"], one["mesh"])):
-        if group != (one["tree"], one["mesh"]):
-            group = one["tree"], one["mesh"]
+    for record in sorted(rows, key=lambda record: (record["tree"], record["mesh"])):
+        if group != (record["tree"], record["mesh"]):
+            group = record["tree"], record["mesh"]
             table.add_section()
-            bounds = Floor(**one["floor"])
+            bounds = Floor(**record["floor"])
             table.add_row(
-                f"{one['tree']}, {one['mesh']}: floor",
+                f"{record['tree']}, {record['mesh']}: floor",
                 f"{bounds.wire / 1e6:.1f}",
                 NONE,
                 f"{bounds.flops / 1e9:.1f}",
@@ -101,38 +101,40 @@ def show(title: str, rows: list[dict[str, Any]]) -> Table:
                 f"{bounds.arguments / 1e6:.0f}",
                 *(NONE, NONE, NONE),
             )
-        table.add_row(f"  {one['optimizer']}", *_cells(one))
+        table.add_row(f"  {record['optimizer']}", *_cells(record))
     return table
 
 
-def _cells(one: dict[str, Any]) -> list[str]:
-    if "error" in one:
-        return [one["error"]]
-    figures = one["figures"]
+def _cells(record: dict[str, Any]) -> list[str]:
+    if "error" in record:
+        return [record["error"]]
+    metrics = record["figures"]
     return [
-        f"{sum(figures['wire_mb'].values()):.1f}",
-        f"{sum(figures['collectives'].values())}",
-        f"{figures['gflop']:.1f}",
-        cycles(one),
-        f"{figures['temp_mb']:.0f}",
-        f"{figures['peak_mb']:.0f}",
-        f"{figures['program_mb']:.0f}" if figures["program_mb"] else NONE,
-        f"{figures['instructions']}",
-        f"{figures['compile_cpu_s']:.0f}",
+        f"{sum(metrics['wire_mb'].values()):.1f}",
+        f"{sum(metrics['collectives'].values())}",
+        f"{metrics['gflop']:.1f}",
+        cycles(record),
+        f"{metrics['temp_mb']:.0f}",
+        f"{metrics['peak_mb']:.0f}",
+        f"{metrics['program_mb']:.0f}" if metrics["program_mb"] else NONE,
+        f"{metrics['instructions']}",
+        f"{metrics['compile_cpu_s']:.0f}",
     ]
 
 
-def cycles(one: dict[str, Any]) -> str:
-    """Estimated Mcycles, and what copies in branches add to them."""
-    if not one["figures"]["mcycles"]:
+def cycles(record: dict[str, Any]) -> str:
+    """Estimated Mcycles, and the bounds of copies in branches."""
+    if not record["figures"]["mcycles"]:
         return NONE
-    low, high = hidden_mcycles(one)
-    counted = f"{one['figures']['mcycles']:.2f}"
+    low, high = hidden_mcycles(record)
+    counted = f"{record['figures']['mcycles']:.2f}"
     return f"{counted} + {low:.1f}..{high:.1f}" if high >= 0.05 else counted
 
 
-def hidden_mcycles(one: dict[str, Any]) -> tuple[float, float]:
-    """Both bounds of what the copies in branches cost, at the memory's bandwidth."""
-    chip = topologies.chip(one["mesh"])
-    low, high = (mb * 1e6 / chip.hbm * chip.clock for mb in one["figures"]["copied_mb"])
+def hidden_mcycles(record: dict[str, Any]) -> tuple[float, float]:
+    """Both bounds of the copies in branches, in Mcycles at the memory's bandwidth."""
+    chip = topologies.chip(record["mesh"])
+    low, high = (
+        mb * 1e6 / chip.hbm * chip.clock for mb in record["figures"]["copied_mb"]
+    )
     return low / 1e6, high / 1e6

@@ -1,4 +1,4 @@
-"""Devices that need not be there: TPUs for libtpu's compiler, H100s for XLA's GPU one.
+"""Absent devices: TPUs for libtpu's compiler, H100s for XLA's GPU compiler.
 
 v5e:2x4   v5e:16x16   v5p:2x2x2   v6e:2x4     chips of one slice
 h100:8                                        GPUs of one host
@@ -14,12 +14,12 @@ from jax.sharding import Mesh
 
 
 class Chip(NamedTuple):
-    """A kind of device, and the public figures that turn counts into cycles.
+    """A kind of device, and the public numbers that convert bytes into cycles.
 
     Args:
-      platform: what JAX calls it.
-      hbm: bytes a second from and to its memory.
-      clock: cycles a second, from peak FLOP/s and the width of its matrix units.
+      platform: its platform in JAX.
+      hbm: bandwidth of its memory, in bytes per second.
+      clock: cycles per second, from peak FLOP/s and the width of its matrix units.
       single: the smallest topology.
     """
 
@@ -38,10 +38,10 @@ CHIPS = {
 
 
 def chip(name: str) -> Chip:
-    """The chip of a topology's name, or of what begins with it.
+    """The chip of a topology, from a name that begins with it.
 
     Raises:
-      ValueError: an unknown one.
+      ValueError: an unknown chip.
     """
     kind = re.split("[:/]", name)[0]
     if kind not in CHIPS:
@@ -56,7 +56,7 @@ def mesh(name: str, sharding: str) -> Mesh:
       name: such as "v5e:2x4"; "v5e" alone is one chip.
       sharding: "fsdp_tp" is ``(fsdp, tp)`` with two devices along the second axis;
         "groups" is ``(fsdp, tp, group)`` with four along the second and the third;
-        every other is one axis ``d``, of the first device alone for "single".
+        all others are one axis ``d``, with only the first device for "single".
 
     Returns:
       A mesh with Auto axes.

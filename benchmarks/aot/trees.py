@@ -1,7 +1,7 @@
-"""Trees of matrices as shapes on a mesh: what a model stores, without its numbers.
+"""Trees of the matrices of known models, as shapes on a mesh.
 
-Only the matrices are there, in float32, as ``(..., fan_in, fan_out)``. Listed models
-have a leaf for each layer's kernel, the scanned one a leaf for each kind of kernel.
+They contain only matrices, in float32, as ``(..., fan_in, fan_out)``. Unrolled models
+have a leaf for the kernel of each layer, scanned ones a leaf for each kind of kernel.
 """
 
 import functools
@@ -30,7 +30,7 @@ def gpt2(layers: int = 12, width: int = 768) -> Shapes:
 
 
 def scanned(layers: int = 12, width: int = 768) -> Shapes:
-    """The same, each kind of kernel a stack over layers."""
+    """GPT-2 124M with the kernels of all layers stacked."""
     return {
         path.removeprefix("h_0/"): (layers, *shape)
         for path, shape in gpt2(1, width).items()
@@ -48,7 +48,7 @@ def llama(layers: int = 16, width: int = 2048) -> Shapes:
 
 
 def moe(layers: int = 12, width: int = 768, experts: int = 8) -> Shapes:
-    """GPT-2 124M with eight experts in every MLP, each layer's a stack."""
+    """GPT-2 124M with a stack of eight experts in every MLP."""
     kinds = {
         "qkv": (width, 3 * width),
         "proj": (width, width),
@@ -67,7 +67,7 @@ TREES: dict[str, Callable[..., Shapes]] = {
 
 
 def tree(name: str, mesh: Mesh, sharding: str, **sizes: int) -> Any:
-    """A tree of `ShapeDtypeStruct`, each with its `NamedSharding`.
+    """A tree of `ShapeDtypeStruct` with `NamedSharding`.
 
     Args:
       name: one of `TREES`.
@@ -75,8 +75,8 @@ def tree(name: str, mesh: Mesh, sharding: str, **sizes: int) -> Any:
       sharding: "single" or "replicated"; "fsdp", the longer axis over all devices;
         "fsdp_tp", columns over ``tp`` and rows over ``fsdp`` or the other way round;
         "groups", the same with ``(tp, group)`` in the place of ``tp``;
-        "expert", as "fsdp" with the experts' stack axis sharded instead.
-      **sizes: layers, width or experts other than the model's own.
+        "expert", as "fsdp", but experts are sharded over their stack axis.
+      **sizes: layers, width or experts, if other than the model's own.
     """
     leaves: dict = {}
     for path, shape in TREES[name](**sizes).items():
@@ -90,7 +90,7 @@ def tree(name: str, mesh: Mesh, sharding: str, **sizes: int) -> Any:
 
 
 def partition(path: str, shape: tuple[int, ...], sharding: str) -> PartitionSpec:
-    """How one leaf lies under a sharding (see `tree`).
+    """The spec of one leaf under a sharding (see `tree`).
 
     Examples:
       >>> partition("h_0/fc", (768, 3072), "fsdp")

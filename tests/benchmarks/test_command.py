@@ -9,11 +9,11 @@ from rich.console import Console
 from benchmarks.aot import command, table, topologies
 from benchmarks.aot.command import Choice
 from benchmarks.aot.floors import Floor
-from benchmarks.aot.measure import Figures
+from benchmarks.aot.measure import Metrics
 from tests.benchmarks.test_floors import mesh
 
 ONE = Choice(["gpt2"], ["v5e:2x4/fsdp"], ["contrib_muon", "muon/local", "muon/none"])
-FIGURES = Figures(
+METRICS = Metrics(
     wire_mb={"all-gather": 40.0, "all-reduce": 2.5},
     collectives={"all-gather": 3, "all-reduce": 4},
     gflop=190.26,
@@ -33,7 +33,7 @@ def a_row(model, place, optimizer, compiler):
         raise KeyboardInterrupt
     one = {"tree": model, "mesh": place, "optimizer": optimizer}
     one["floor"] = Floor(37.16e6, 190.26e9, 127401984)._asdict()
-    return {**one, "figures": FIGURES._asdict(), "versions": {compiler: "1"}}
+    return {**one, "figures": METRICS._asdict(), "versions": {compiler: "1"}}
 
 
 @pytest.fixture
@@ -95,5 +95,5 @@ def test_the_floor_stands_above_its_rows():
 def test_a_refused_row_says_why(monkeypatch):
     monkeypatch.setattr(topologies, "mesh", lambda name, sharding: mesh(sharding))
     one = table.row("gpt2:1", "v5e/single", "muon/none", "jax")
-    assert "no recipe/layout" in one["error"] and "figures" not in one
-    assert any("no recipe/layout" in line for line in printed(one))
+    assert "not a recipe/layout" in one["error"] and "figures" not in one
+    assert any("not a recipe/layout" in line for line in printed(one))

@@ -13,9 +13,9 @@ from tests.benchmarks.programs import KNOWN, compiled_text, text
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_collectives(name):
-    kind, *figures = KNOWN[name].traffic
+    kind, *metrics = KNOWN[name].traffic
     found = cost(text(KNOWN[name], jax.devices(), "cpu"))
-    assert found.traffic == {kind: Traffic(*figures)}
+    assert found.traffic == {kind: Traffic(*metrics)}
     assert not found.unknown_loops
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from benchmarks import device
-from benchmarks.device import USUAL, Figures
+from benchmarks.device import USUAL, Metrics
 
 FAST, RIGHT = "NewtonSchulz(dtype=jnp.bfloat16, products=Mosaic())", "NewtonSchulz()"
 
 
-def figures(seconds, error=0.05, largest=1.0):
-    return Figures(seconds, {"normal": error / 10, "uneven": error}, largest, 1.0)
+def metrics(seconds, error=0.05, largest=1.0):
+    return Metrics(seconds, {"normal": error / 10, "uneven": error}, largest, 1.0)
 
 
 def test_the_reference_is_what_float64_gives(float64):
@@ -28,24 +28,24 @@ def test_the_reference_is_what_float64_gives(float64):
 @pytest.mark.parametrize(
     ("fast", "chosen"),
     [
-        (figures(1.0), FAST),
-        (figures(1.95), RIGHT),  # Not enough to change a default.
-        (figures(1.0, error=0.2), RIGHT),
-        (figures(1.0, largest=1.2), RIGHT),
+        (metrics(1.0), FAST),
+        (metrics(1.95), RIGHT),  # Not enough to change a default.
+        (metrics(1.0, error=0.2), RIGHT),
+        (metrics(1.0, largest=1.2), RIGHT),
     ],
 )
 def test_the_fastest_good_one_is_chosen(fast, chosen):
-    found = {USUAL: figures(3.0), RIGHT: figures(2.0), FAST: fast}
+    found = {USUAL: metrics(3.0), RIGHT: metrics(2.0), FAST: fast}
     assert device.choose(found, at_hand=RIGHT) == chosen
 
 
 def test_a_bad_default_is_left():
-    found = {USUAL: figures(3.0), RIGHT: figures(2.0, error=0.2)}
+    found = {USUAL: metrics(3.0), RIGHT: metrics(2.0, error=0.2)}
     assert device.choose(found, at_hand=RIGHT) == USUAL
 
 
 def test_without_the_usual_one_nothing_is_set():
-    assert device.choose({FAST: figures(1.0)}, at_hand=RIGHT) == RIGHT
+    assert device.choose({FAST: metrics(1.0)}, at_hand=RIGHT) == RIGHT
 
 
 def test_what_it_says_can_be_set():
@@ -81,4 +81,4 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     kept = json.loads(output.read_text())["results"]["24x8"]
     assert set(kept["figures"]) == {USUAL, RIGHT} and set(kept["failures"]) == {refused}
     assert max(kept["figures"][RIGHT]["errors"].values()) < 1e-4  # Float32 roundings.
-    assert all(figures["seconds"] > 0 for figures in kept["figures"].values())
+    assert all(metrics["seconds"] > 0 for metrics in kept["figures"].values())

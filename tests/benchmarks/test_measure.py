@@ -24,22 +24,22 @@ def test_state_lies_as_its_parameters(params):
 
 
 def test_a_step_without_products_moves_nothing(params):
-    figures = measure(optax.adamw(0.1), params, "cpu")
-    assert figures.wire_mb == {} and figures.gflop == 0
+    metrics = measure(optax.adamw(0.1), params, "cpu")
+    assert metrics.wire_mb == {} and metrics.gflop == 0
     matrices = sum(map(shard_bytes, jax.tree.leaves(params)))
-    assert figures.argument_mb == pytest.approx(4e-6 * matrices, abs=1e-4)
-    assert figures.peak_mb >= figures.argument_mb
-    assert figures.instructions > 10
+    assert metrics.argument_mb == pytest.approx(4e-6 * matrices, abs=1e-4)
+    assert metrics.peak_mb >= metrics.argument_mb
+    assert metrics.instructions > 10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["contrib_muon", "muon/local", "muon/sharded"])
 def test_muon_does_all_the_work(params, name):
-    figures = measure(contender(name, params), params, "cpu")
-    assert figures.gflop >= floor(params).flops / 1e9
+    metrics = measure(contender(name, params), params, "cpu")
+    assert metrics.gflop >= floor(params).flops / 1e9
     # An exchange in float32 is the double of one in bfloat16.
-    assert sum(figures.wire_mb.values()) >= floor(params).wire / 1e6
-    assert figures.argument_mb >= floor(params).arguments / 1e6
+    assert sum(metrics.wire_mb.values()) >= floor(params).wire / 1e6
+    assert metrics.argument_mb >= floor(params).arguments / 1e6
 
 
 def test_work_left_out_is_refused(params):

@@ -24,9 +24,9 @@ from tests.benchmarks.programs import KNOWN, text  # noqa: E402
 @pytest.mark.parametrize("name", KNOWN)
 def test_collectives(name):
     devices = topologies.mesh("v5e:2x4", "fsdp").devices
-    kind, *figures = KNOWN[name].traffic
+    kind, *metrics = KNOWN[name].traffic
     found = cost(text(KNOWN[name], devices, "tpu"))
-    assert found.traffic == {kind: Traffic(*figures)}
+    assert found.traffic == {kind: Traffic(*metrics)}
     assert not found.unknown_loops
 
 
@@ -34,11 +34,11 @@ def test_collectives(name):
 def test_a_step_of_muon():
     mesh = topologies.mesh("v5e:2x4", "fsdp")
     params = tree("gpt2", mesh, "fsdp", layers=1, width=128)
-    figures = measure(contender("muon/local", params), params, "tpu")
+    metrics = measure(contender("muon/local", params), params, "tpu")
     bound = floor(params)
-    assert figures.gflop >= bound.flops / 1e9
-    assert sum(figures.wire_mb.values()) >= bound.wire / 1e6
-    assert figures.mcycles > 0 and figures.program_mb > 0
+    assert metrics.gflop >= bound.flops / 1e9
+    assert sum(metrics.wire_mb.values()) >= bound.wire / 1e6
+    assert metrics.mcycles > 0 and metrics.program_mb > 0
 
 
 @pytest.mark.slow
@@ -48,13 +48,13 @@ def test_a_sharded_step_is_at_the_floor(sharding):
     params = tree(
         "gpt2", topologies.mesh("v5e:2x4", sharding), sharding, layers=8, width=256
     )
-    figures = measure(contender("muon/sharded", params), params, "tpu")
-    assert figures.wire_mb["all-to-all"] == pytest.approx(floor(params).wire / 1e6)
-    flags = sum(figures.wire_mb.values()) - figures.wire_mb["all-to-all"]
-    assert flags < 0.01 * figures.wire_mb["all-to-all"]
+    metrics = measure(contender("muon/sharded", params), params, "tpu")
+    assert metrics.wire_mb["all-to-all"] == pytest.approx(floor(params).wire / 1e6)
+    flags = sum(metrics.wire_mb.values()) - metrics.wire_mb["all-to-all"]
+    assert flags < 0.01 * metrics.wire_mb["all-to-all"]
     # The arguments are parameters, gradients and momentum; beside them there is room
     # for all matrices once more, and little else.
-    assert figures.temp_mb < 1.2 * figures.argument_mb / 3
+    assert metrics.temp_mb < 1.2 * metrics.argument_mb / 3
 
 
 @pytest.mark.slow
