@@ -62,20 +62,41 @@ def _kept(
         return view
     if view.kind is Kind.SCALED:
         return None
-    rank = _rank(view)
-    partners = [_rank(w) for other in others for w in other.of(*WEIGHTS)]
-    if view.kind is Kind.PRODUCT and name in SUMS and max(partners, default=0) > 1:
+    partners = [w for other in others for w in other.of(*WEIGHTS)]
+    if view.kind is Kind.PRODUCT and name in SUMS and _adapted(partners, view):
         # W + A @ B, as in an adapter: A has no input behind it, and is a matrix.
         reader.use(view, "product", leaf_axes(view.axes), view.inner)
         return None
-    if not mixed and full and rank >= max(partners, default=0):
+    if not mixed and full and _rank(view) >= max(map(_rank, partners), default=0):
         plain = name in ("neg", "select_n") or (literal and name in PRODUCTS | SUMS)
         return view if plain else view.marked("computed")
-    if view.kind is Kind.WEIGHT:
-        reader.use(view, _small(name, view, others))
-        if name == "mul" and full:
-            return _scaled(view, others)
-    return None
+    if view.kind is not Kind.WEIGHT:
+        return None
+    if name == "mul" and full and _selects(others, view):
+        reader.use(view, "lookup")
+        return view.at(view.axes, kind=Kind.LOOKUP)
+    reader.use(view, _small(name, view, others))
+    return _scaled(view, others) if name == "mul" and full else None
+
+
+def _selects(others: Sequence[Value], view: View) -> bool:
+    """Whether a one-hot encoding selects entries of a weight, to be summed later."""
+    return any(
+        leaf_axes([hot]) and leaf_axes([axis])
+        for other in others
+        for encoding in other.of(Kind.ONE_HOT)
+        for hot, axis in zip(encoding.axes, view.axes, strict=True)
+    )
+
+
+def _adapted(partners: Sequence[View], product: View) -> bool:
+    """Whether a product of parameters is added to a matrix, and not to a bias."""
+    rows = [i for i, axis in enumerate(product.axes) if leaf_axes([axis])]
+    return any(
+        _rank(partner) > 1 and all(leaf_axes([partner.axes[i]]) for i in rows)
+        for partner in partners
+        if len(partner.axes) == len(product.axes)
+    )
 
 
 def _is_result(value: Value, beside: View) -> bool:

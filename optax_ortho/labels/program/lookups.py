@@ -113,8 +113,10 @@ def reduce(reader, equation, values):
         contracted = leaf_axes([view.axes[i] for i in gone])
         fan_in = tuple(axis for axis in contracted if axis not in view.inner)
         fan_out = tuple(axis for axis in leaf_axes(kept) if axis in view.inner)
-        if fan_in and fan_out:  # A matrix product written by hand.
-            reader.use(view, "product", fan_in, fan_out)
+        if fan_in and fan_out:
+            is_mixed = bool({*fan_in} & {*leaf_axes(kept)})
+            kind = "mixed" if is_mixed else "product"
+            reader.use(view, kind, fan_in, fan_out, marks=frozenset({"by hand"}))
             views.append(view.at(kept, kind=Kind.RESULT))
     return [smooth(merged(values, views), equation.outvars[0].aval.dtype)]
 

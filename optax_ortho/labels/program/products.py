@@ -137,7 +137,15 @@ def product(
             continue
         is_part = _is_part(reader, view, equation.invars[side].aval.dtype)
         kind = "mixed" if factor.is_mixed else "product"
-        marks = frozenset({"complex"} if is_part else ())
+        marks = frozenset(
+            mark
+            for mark, holds in (
+                ("complex", is_part),
+                ("inputless", not activation.data),
+                ("constant", not (activation.data or activation.param)),
+            )
+            if holds
+        )
         reader.use(view, kind, factor.fan_in, factor.fan_out, marks=marks)
         _note_cut_weight(reader, view, axes)
         views.append(View(view.leaf, tuple(axes), Kind.RESULT))
@@ -179,6 +187,9 @@ def convolution(reader, equation, values):
         if kind == "product":
             views.append(View(view.leaf, tuple(placed(view.axes[out])), Kind.RESULT))
     if not last:
+        # A kernel that was resized by a constant matrix before it is used.
+        for view in kernel.of(Kind.RESULT) if not kernel.data else ():
+            reader.use(view, "resized")
         return opaque(reader, equation, values)
     if groups == shape[channels] > 1:  # Depthwise: the channels stay what they were.
         source = params["dimension_numbers"].lhs_spec[1]

@@ -20,11 +20,14 @@ class Use(NamedTuple):
 
     Attributes:
       kind: "product" (a dot or a convolution), "grouped", "lookup", "mixed" (a product
-        that contracts a part of an axis), "norm", "scale", "bias", "table" (added along
+        that contracts a part of an axis), "resized" (by a product, into the kernel
+        of a convolution), "norm", "scale", "bias", "table" (added along
         axes that no matrix made), "token" (joined to activations), "activation" (on
         the left of another parameter), "reduced", or "unread", with the primitive.
       fan_in, fan_out: of a product, axes of the parameter.
-      marks: those of the view, and "complex" for a part of a complex matrix.
+      marks: those of the view; "complex" for a part of a complex matrix; "inputless"
+        for a product with something that no input reaches, "constant" where no
+        parameter does; "by hand" for one that is a sum of products.
       primitive: the name of the primitive that could not be read through.
     """
 

@@ -75,7 +75,11 @@ def reading(ledger: Ledger, index: int, path: str, leaf: Any) -> Reading:
         return read("embedding" if rank > 1 else "vector")
     if kinds["grouped"]:
         return read("grouped_conv")
-    if products:
+    if kinds["resized"] and all("constant" in use.marks for use in products):
+        return read(UNDECIDED, "multiplied by a constant before it is a kernel")
+    # Learned queries meet other parameters before they see an input: no matrix.
+    is_table = kinds["activation"] and all("inputless" in u.marks for u in products)
+    if products and not is_table:
         return _product(ledger, index, read, shape, products)
     if rank > 1:
         if kinds["mixed"]:
@@ -101,6 +105,8 @@ def _product(
     notes = []
     if any("computed" in use.marks for use in products):
         notes.append("used as a function of it")
+    if any("by hand" in use.marks for use in products):
+        notes.append("a matrix product written as a sum")
     if index in ledger.inputs:
         notes.append(INPUT_LAYER)
     if any("complex" in use.marks for use in products):
