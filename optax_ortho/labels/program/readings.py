@@ -129,7 +129,7 @@ def _product(
         if axis < min(fan_in) and (index, axis) in ledger.stacked
     ]
     fan_out = tuple(axis for axis in fan_out if axis not in stacked) or fan_out
-    fan_out, split, more = _blocks(ledger, index, shape, fan_out)
+    fan_out, split, more = _blocks(ledger, index, shape, fan_in, fan_out)
     found = {
         "axes": MatrixAxes(fan_in, fan_out),
         "split": split,
@@ -170,11 +170,17 @@ def _is_stack_of_matrices(products: Sequence[Use], shape: tuple[int, ...]) -> bo
 
 
 def _blocks(
-    ledger: Ledger, index: int, shape: tuple[int, ...], fan_out: tuple[int, ...]
+    ledger: Ledger,
+    index: int,
+    shape: tuple[int, ...],
+    fan_in: tuple[int, ...],
+    fan_out: tuple[int, ...],
 ) -> tuple[tuple[int, ...], Split | None, list[str]]:
-    """The fan-out without an axis whose entries are separate, and a fused leaf's split.
+    """The fan-out without a stack that is taken apart, and a fused leaf's split.
 
-    The parts that were cut off have to cover an axis: a slice alone is no block.
+    The parts that were cut off have to cover an axis: a slice alone is no block. An
+    axis in front of the fan-in, of which every entry is cut off, stacks matrices, as
+    that of query, key and value in (3, width, heads, features).
     """
     split, notes = None, []
     for axis in fan_out:
@@ -192,9 +198,10 @@ def _blocks(
         )
         if len(sizes) < 2 or not is_covered or edges[-1] > shape[axis]:
             continue
-        if max(sizes) == 1 and len(fan_out) > 1:
+        is_stack = axis < min(fan_in) and len(fan_out) > 1
+        if max(sizes) == 1 and is_stack:
             fan_out = tuple(a for a in fan_out if a != axis)
-        elif max(sizes) > 1:
+        elif max(sizes) > 1 or len(fan_out) > 1:
             split = Split(axis, sizes)
         else:
             notes.append(f"axis {axis} is taken apart")

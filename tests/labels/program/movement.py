@@ -111,7 +111,13 @@ def split_result_through_a_reshape(p, x):
     return (h[:, 0] * h[:, 1]) @ p["out"]
 
 
-@table({"w": ((6, 2, 8), MatrixAxes(0, 2)), **OUT}, X)
+@table({"w": ((2, 6, 8), MatrixAxes(1, 2)), **OUT}, X)
+def a_stack_taken_apart(p, x):
+    a, b = jnp.unstack(jnp.einsum("ni,kio->nko", x, p["w"]), axis=1)
+    return (a * jax.nn.silu(b)) @ p["out"]
+
+
+@table({"w": ((6, 2, 8), MatrixAxes(0, (1, 2), Split(1, (1, 1)))), **OUT}, X)
 def an_axis_taken_apart(p, x):
     a, b = jnp.unstack(jnp.einsum("ni,iko->nko", x, p["w"]), axis=1)
     return (a * jax.nn.silu(b)) @ p["out"]
