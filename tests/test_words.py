@@ -42,7 +42,6 @@ TO_COME = (
     "optax_ortho/guard.py",
     "optax_ortho/inputs.py",
     "optax_ortho/kronecker/",
-    "optax_ortho/labels/",
     "optax_ortho/layouts/",
     "optax_ortho/matrices.py",
     "optax_ortho/momentum/",

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table of labels of a model.
 
     Args:
-      arguments: those of the command line; None is `sys.argv`.
+      arguments: the words of a command line; None is `sys.argv`.
 
     Raises:
       SystemExit: with the code 2, after a message, if the model cannot be labelled.

@@ -1,4 +1,4 @@
-"""What the ``labels=`` argument of a recipe may be."""
+"""Values of the ``labels=`` argument of a recipe."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ class Rule:
 
 
 def resolve(labels: Any) -> Labeller:
-    """What a recipe was given as ``labels=``, as something to ask.
+    """The `Labeller` for a value of ``labels=``.
 
     Args:
       labels: None (by name and shape), the result of `label`, a function of path and

@@ -127,9 +127,9 @@ def _by_program(
         label = Label(MATRIX, axes)
         if reading.split is not None and axes.split is None:
             notes.append(f"{len(reading.split.sizes)} blocks found")
-    own = leaf.declared.role if leaf.declared is not None else None
-    if own in SMALL and label.role in SMALL | {"embedding"}:
-        label = Label(own)
+    declared = leaf.declared.role if leaf.declared is not None else None
+    if declared in SMALL and label.role in SMALL | {"embedding"}:
+        label = Label(declared)
     difference = _difference(leaf, label, names_router)
     if difference and request.strict:
         raise ValueError(

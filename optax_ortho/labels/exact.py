@@ -39,8 +39,8 @@ def stacked_choices(leaf: Leaf) -> list[MatrixAxes]:
     declared = leaf.declared
     if declared is None or declared.axes is None or declared.shape is None:
         return []
-    found = added_axes(leaf.shape, declared.shape)
-    return [lift(declared.axes, added) for added in found]
+    stacks = added_axes(leaf.shape, declared.shape)
+    return [lift(declared.axes, added) for added in stacks]
 
 
 def stacked_axes(
@@ -53,42 +53,46 @@ def stacked_axes(
 
     Args:
       leaf: a parameter whose layer declares axes.
-      leaves: all parameters; those of one attention or cell are stacked alike.
+      leaves: all parameters; the parts of one attention or cell are stacked alike.
       scan_axis: the axis of the stack, where the shapes allow several.
       call: the call of `label`, for messages.
 
     Raises:
       ValueError: a shape that is no stack of what the layer makes, or several axes that
-        may be that of the stack.
+        may be the stacked one.
     """
     declared = leaf.declared
     assert declared is not None
     assert declared.axes is not None and declared.shape is not None
     ndim = len(leaf.shape)
-    found = added_axes(leaf.shape, declared.shape)
-    if not found:
+    stacks = added_axes(leaf.shape, declared.shape)
+    if not stacks:
         raise ValueError(
             f"Leaf {leaf.path!r} has shape {leaf.shape}, but its layer makes "
             f"{declared.shape}. Say what it is: {call}, overrides={{{leaf.path!r}: "
             "MatrixAxes(fan_in=(...), fan_out=(...))})."
         )
-    choices = found
-    if len(found) > 1 and leaf.unit is not None:
+    choices = stacks
+    if len(stacks) > 1 and leaf.unit is not None:
         for peer in leaves:
-            own = peer.declared.shape if peer.declared is not None else None
-            if peer.unit == leaf.unit and len(peer.shape) == ndim and own is not None:
-                theirs = added_axes(peer.shape, own)
+            declared_shape = peer.declared.shape if peer.declared is not None else None
+            if (
+                peer.unit == leaf.unit
+                and len(peer.shape) == ndim
+                and declared_shape is not None
+            ):
+                theirs = added_axes(peer.shape, declared_shape)
                 choices = [added for added in choices if added in theirs]
     if len(choices) != 1 and scan_axis is not None:
         given = (scan_axis,) if isinstance(scan_axis, int) else tuple(scan_axis)
         given = {axis % ndim for axis in given if -ndim <= axis < ndim}
-        choices = [added for added in found if given.issuperset(added)]
+        choices = [added for added in stacks if given.issuperset(added)]
     if len(choices) != 1:
-        axes = " or ".join(str(a[0] if len(a) == 1 else a) for a in found)
+        axes = " or ".join(str(a[0] if len(a) == 1 else a) for a in stacks)
         raise ValueError(
             f"Leaf {leaf.path!r} has shape {leaf.shape} and its layer makes "
-            f"{declared.shape}, so axis {axes} may be that of the stack. Say which: "
-            f"{call}, scan_axis={found[0][0] if len(found[0]) == 1 else found[0]}), "
+            f"{declared.shape}, so axis {axes} may be the stacked one. Say which: "
+            f"{call}, scan_axis={stacks[0][0] if len(stacks[0]) == 1 else stacks[0]}), "
             "or override this leaf with its MatrixAxes."
         )
     return lift(declared.axes, choices[0])

@@ -82,7 +82,7 @@ def leaves(
 def readings(
     model: nn.Module, inputs: Sequence[Any], arguments: Mapping[str, Any]
 ) -> dict[str, Reading]:
-    """What the program says of every parameter, by its path in "params".
+    """The reading of every parameter, by its path in "params".
 
     Args:
       model: a module.
@@ -107,7 +107,7 @@ def readings(
 
 
 def _rngs() -> dict[str, jax.Array]:
-    """Keys for a call; streams of other names fall back on that of the parameters."""
+    """Keys for a call; streams of other names fall back on "params"."""
     return {"params": jax.random.key(0), "dropout": jax.random.key(1)}
 
 
@@ -128,7 +128,7 @@ def _shapes(model: nn.Module, inputs: Sequence[Any], arguments: Mapping) -> Any:
 def declare(
     module: Any, name: str, shape: tuple[int, ...], called: Sequence[Any]
 ) -> Declared | None:
-    """What a layer says of one of its parameters; None asks the user.
+    """The declaration of a layer about one of its parameters; None asks the user.
 
     Args:
       module: the layer.

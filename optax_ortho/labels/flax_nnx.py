@@ -90,7 +90,7 @@ def readings(
     arguments: Mapping[str, Any],
     wrt: Any = None,
 ) -> dict[str, Reading]:
-    """What the program says of every parameter, by its path.
+    """The reading of every parameter, by its path.
 
     Frozen parameters are followed too: only they show that an adapter before a frozen
     head is no head itself.
@@ -124,7 +124,7 @@ def rngs() -> nnx.Rngs:
 
 @functools.singledispatch
 def declare(module: Any) -> Iterable[tuple[Any, Declared | None]]:
-    """What a layer, or a cell of several, says of parameters; None asks the user."""
+    """Declarations of a layer or cell about its parameters; None asks the user."""
     return ()
 
 

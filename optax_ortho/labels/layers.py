@@ -1,4 +1,4 @@
-"""What a layer says of its own parameters, before anything is stacked."""
+"""Roles and axes that a layer declares for its parameters, before any stacking."""
 
 import dataclasses
 import math

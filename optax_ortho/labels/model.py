@@ -144,8 +144,8 @@ def _leaves(
                 f"{type(model).__name__} is a Linen module, which makes its parameters "
                 "from an input: label(model, *example_inputs)."
             )
-        found = flax_linen.readings(model, inputs, arguments)
-        return _with(flax_linen.leaves(model, inputs, arguments), found)
+        readings = flax_linen.readings(model, inputs, arguments)
+        return _with(flax_linen.leaves(model, inputs, arguments), readings)
     if is_module(model, "flax.nnx"):
         return _nnx_leaves(None, model, inputs, arguments, wrt)
     if _is_function(model):
@@ -169,8 +169,8 @@ def _leaves(
             "the function that uses these parameters first, label(function, params, "
             "*inputs), or label(params)."
         )
-    found = traced.readings(_call_itself, model, inputs, arguments)
-    return traced.leaves(found)
+    readings = traced.readings(_call_itself, model, inputs, arguments)
+    return traced.leaves(readings)
 
 
 def _nnx_leaves(
@@ -189,9 +189,11 @@ def _nnx_leaves(
     return _with(leaves, flax_nnx.readings(call, model, inputs, arguments, wrt))
 
 
-def _with(leaves: Sequence[Leaf], found: Mapping[str, Any]) -> list[Leaf]:
+def _with(leaves: Sequence[Leaf], readings: Mapping[str, Any]) -> list[Leaf]:
     """The leaves, with what the program says of each."""
-    return [dataclasses.replace(leaf, reading=found.get(leaf.path)) for leaf in leaves]
+    return [
+        dataclasses.replace(leaf, reading=readings.get(leaf.path)) for leaf in leaves
+    ]
 
 
 def _call_itself(model: Any, *inputs: Any, **arguments: Any) -> Any:

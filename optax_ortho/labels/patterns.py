@@ -51,9 +51,9 @@ class Patterns:
     rules: tuple[tuple[str, str | MatrixAxes | Label], ...]
 
     def find(self, path: str) -> str | MatrixAxes | Label | None:
-        """What the rules say of a path, or None."""
-        found = (value for pattern, value in self.rules if matches(pattern, path))
-        return next(found, None)
+        """The value of the first rule that covers a path, or None."""
+        values = (value for pattern, value in self.rules if matches(pattern, path))
+        return next(values, None)
 
     def label(self, path: str, leaf: Any) -> Label:
         """The label of a leaf.

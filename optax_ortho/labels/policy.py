@@ -9,7 +9,7 @@ from optax_ortho.matrices import MatrixAxes, Split
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Which matrices are orthogonalized where that is a matter of choice.
+    """Choices about which matrices are orthogonalized.
 
     What a parameter does in a program is a fact; whether its matrix should be
     orthogonalized is not always one. The evidence for each default is on the page
@@ -56,7 +56,7 @@ class Policy:
     def _separated(
         self, axes: MatrixAxes, heads: tuple[int, ...] | Split | None
     ) -> MatrixAxes:
-        """The axes, with those of attention heads as batch axes or blocks."""
+        """The axes, with the axes of attention heads as batch axes or blocks."""
         if not self.separate_heads or heads is None:
             return axes
         if isinstance(heads, Split):

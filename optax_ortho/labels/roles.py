@@ -1,4 +1,4 @@
-"""What a leaf can be, and the label that says it."""
+"""Roles of leaves, and the label that states one."""
 
 import dataclasses
 import difflib
@@ -70,7 +70,7 @@ class Label:
 
 @runtime_checkable
 class Labeller(Protocol):
-    """What a recipe asks about a leaf, given its path and anything with its shape."""
+    """The questions of a recipe about a leaf, given its path and its shape."""
 
     def label(self, path: str, leaf: Any) -> Label:
         """The label of a leaf."""
@@ -90,7 +90,8 @@ def as_label(
       value: a role, the `MatrixAxes` of a matrix, or a `Label`.
       path: the leaf's path, for messages.
       shape: the leaf's shape.
-      axes: the axes meant by the bare role "matrix"; None is those of a 2-D leaf.
+      axes: the axes meant by the bare role "matrix"; None is
+        for a leaf with two.
 
     Returns:
       The label, with axes counted from 0.

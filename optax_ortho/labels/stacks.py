@@ -31,15 +31,15 @@ def lift(axes: MatrixAxes, added: Sequence[int]) -> MatrixAxes:
       >>> lift(MatrixAxes((0,), (1,)), added=(1,))
       MatrixAxes(fan_in=(0,), fan_out=(2,), split=None)
     """
-    own = [
+    kept = [
         axis
         for axis in range(len(added) + 1 + max(axes.fan_in + axes.fan_out))
         if axis not in added
     ]
     split = axes.split
     if split is not None:
-        split = dataclasses.replace(split, axis=own[split.axis])
+        split = dataclasses.replace(split, axis=kept[split.axis])
     fan_in, fan_out = (
-        tuple(own[axis] for axis in group) for group in (axes.fan_in, axes.fan_out)
+        tuple(kept[axis] for axis in group) for group in (axes.fan_in, axes.fan_out)
     )
     return MatrixAxes(fan_in, fan_out, split)

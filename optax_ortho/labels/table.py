@@ -33,7 +33,7 @@ class Labels:
     """The label of every leaf of a model.
 
     It knows paths and shapes and refuses others, so labels of one model are not taken
-    for those of another. A tree may hold some of the leaves only.
+    for labels of another. A tree may hold some of the leaves only.
 
     Args:
       rows: the path, the shape and the label of each leaf.

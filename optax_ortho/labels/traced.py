@@ -34,7 +34,9 @@ def readings(
         return function(*first, *inputs, **arguments)
 
     try:
-        found = read(call, params, tuple(inputs), dict(arguments), constants=constants)
+        statements = read(
+            call, params, tuple(inputs), dict(arguments), constants=constants
+        )
     except Exception as error:
         text = " ".join(str(error).split())
         shown = text if len(text) < MESSAGE // 2 else f"{text[: MESSAGE // 2]} ..."
@@ -43,9 +45,9 @@ def readings(
             "these the inputs that the model is called with? Keyword arguments go "
             "through, as train=False."
         ) from error
-    return {reading.path: reading for reading in found}
+    return {reading.path: reading for reading in statements}
 
 
-def leaves(found: Mapping[str, Reading]) -> list[Leaf]:
+def leaves(statements: Mapping[str, Reading]) -> list[Leaf]:
     """The parameters of a function, of which only the program is known."""
-    return [Leaf(path, each.shape, reading=each) for path, each in found.items()]
+    return [Leaf(path, each.shape, reading=each) for path, each in statements.items()]

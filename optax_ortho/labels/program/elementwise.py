@@ -153,7 +153,7 @@ def _normed(name: str, values: Sequence[Value]) -> bool:
 
 
 def _terms(name: str, values: Sequence[Value]) -> frozenset[frozenset[int]]:
-    """The terms of a scalar: those of a sum, or of the one scalar that is scaled."""
+    """The terms of a scalar: of all summands, or of the one scalar that is scaled."""
     trained = [value for value in values if value.last]
     if name not in SUMS and len(trained) != 1:
         return frozenset()

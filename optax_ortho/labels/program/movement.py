@@ -102,7 +102,7 @@ def tile(reader, equation, values):
 
 
 def pad(reader, equation, values):
-    """Padded axes of a parameter stay its own; those of a result are lost."""
+    """Padded axes of a parameter stay its own; axes of a result are lost."""
     target = equation.outvars[0].aval.shape
     padded = [any(each) for each in equation.params["padding_config"]]
 

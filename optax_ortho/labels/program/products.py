@@ -116,7 +116,7 @@ def product(
         for view in activation.of(Kind.ONE_HOT)
     )
     shape = equation.outvars[0].aval.shape
-    # Axes of a product: batch axes, the rest of the left operand, that of the right.
+    # Axes of a product: batch axes, the rest of the left operand, and of the right.
     left = equation.invars[0].aval.ndim - len(contracted[0])
 
     def placed(view, rest, on):
@@ -245,9 +245,9 @@ def _two_activations(
 
 def _is_part(reader: Reader, view: View, dtype) -> bool:
     """Whether a real parameter is a part of a complex matrix."""
-    own = reader.leaves[view.leaf].dtype
+    stored = reader.leaves[view.leaf].dtype
     is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
-    return is_complex and not jnp.issubdtype(own, jnp.complexfloating)
+    return is_complex and not jnp.issubdtype(stored, jnp.complexfloating)
 
 
 def _note_cut_weight(reader: Reader, view: View, axes: Iterable[Axis]) -> None:

@@ -25,9 +25,9 @@ class Use(NamedTuple):
         axes that no matrix made), "token" (joined to activations), "activation" (on
         the left of another parameter), "reduced", or "unread", with the primitive.
       fan_in, fan_out: of a product, axes of the parameter.
-      marks: those of the view; "complex" for a part of a complex matrix; "inputless"
-        for a product with something that no input reaches, "constant" where no
-        parameter does; "by hand" for one that is a sum of products.
+      marks: the marks of the view; "complex" for a part of a complex matrix;
+        "inputless" for a product with something that no input reaches, "constant" where
+        no parameter does; "by hand" for one that is a sum of products.
       primitive: the name of the primitive that could not be read through.
     """
 
@@ -52,7 +52,7 @@ class Ledger:
       choosers: leaves whose results choose what reaches another matrix.
       inputs: leaves that meet an input which no parameter has touched.
       ends: leaves of the last matrices before an output.
-      heads: those of them that no matrix follows.
+      heads: the ones among them that no matrix follows.
       outputs: leaves that are the only last one of an output.
     """
 

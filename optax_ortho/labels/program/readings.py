@@ -18,7 +18,7 @@ CHOOSES = "chooses: a router, or a sampled code"
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What a program says about one parameter.
+    """The statement of a program about one parameter.
 
     Args:
       path: its path.
@@ -130,19 +130,19 @@ def _product(
     ]
     fan_out = tuple(axis for axis in fan_out if axis not in stacked) or fan_out
     fan_out, split, more = _blocks(ledger, index, shape, fan_in, fan_out)
-    found = {
+    axes_and_blocks = {
         "axes": MatrixAxes(fan_in, fan_out),
         "split": split,
         "heads": _attention_heads(ledger, index, shape, fan_out),
     }
     notes += more
     if index in ledger.heads:
-        return read("head", *notes, **found)
+        return read("head", *notes, **axes_and_blocks)
     if index in ledger.choosers and index in ledger.consumed:
-        return read("vector", *notes, CHOOSES, **found)
+        return read("vector", *notes, CHOOSES, **axes_and_blocks)
     if index in ledger.outputs:
         notes.append("also an output")
-    return read(MATRIX, *notes, **found)
+    return read(MATRIX, *notes, **axes_and_blocks)
 
 
 def _small_role(kinds: dict[str, list[Use]], rank: int) -> str:
@@ -180,7 +180,7 @@ def _blocks(
 
     The parts that were cut off have to cover an axis: a slice alone is no block. An
     axis in front of the fan-in, of which every entry is cut off, stacks matrices, as
-    that of query, key and value in (3, width, heads, features).
+    the first of query, key and value in (3, width, heads, features).
     """
     split, notes = None, []
     for axis in fan_out:

@@ -67,7 +67,7 @@ def read(
     reader = Reader([shape_of(leaf) for _, leaf in named], RULES, opaque)
     results = reader.run(jaxpr, values)
     # The last matrices before an output, or before a term of a loss, are heads, but not
-    # where a later matrix consumes the result of some: those of a residual stream.
+    # where a later matrix consumes the result of some, as in a residual stream.
     outputs = [value for value in results if not value.of(Kind.WEIGHT)]
     ends = frozenset[frozenset[int]]().union(*(end.each_term() for end in outputs))
     consumed = reader.ledger.consumed

@@ -1,4 +1,4 @@
-"""What is known of an intermediate array while a program is read."""
+"""Facts about an intermediate array while a program is read."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
