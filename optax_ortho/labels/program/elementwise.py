@@ -53,11 +53,17 @@ def _kept(
     full: bool,
 ) -> View | None:
     """The view in the result, or None after its use was recorded."""
-    mixed = any(other.data or _is_result(other, view) for other in others)
+    # What the parameter itself was reduced to, as its norm, is no result.
+    own = [other for other in others if _shows(other, view.leaf)]
+    mixed = any(
+        other.data or (other not in own and _is_result(other, view)) for other in others
+    )
     if view.kind is Kind.IOTA:
         if name == "eq":
             return view.at(view.axes, kind=Kind.ONE_HOT)
         return None if mixed else view
+    if view.kind is Kind.ONE_HOT and name in SUMS and any(o.views for o in others):
+        return None
     if view.kind in (Kind.RESULT, Kind.ONE_HOT):
         return view
     if view.kind is Kind.SCALED:
@@ -70,7 +76,7 @@ def _kept(
     if not mixed and full and _rank(view) >= max(map(_rank, partners), default=0):
         plain = name in ("neg", "select_n") or (literal and name in PRODUCTS | SUMS)
         return view if plain else view.marked("computed")
-    if view.kind is not Kind.WEIGHT:
+    if view.kind is not Kind.WEIGHT or (own and not mixed):
         return None
     if name == "mul" and full and _selects(others, view):
         reader.use(view, "lookup")
@@ -97,6 +103,10 @@ def _adapted(partners: Sequence[View], product: View) -> bool:
         for partner in partners
         if len(partner.axes) == len(product.axes)
     )
+
+
+def _shows(value: Value, leaf: int) -> bool:
+    return any(view.leaf == leaf for view in value.of(Kind.WEIGHT))
 
 
 def _is_result(value: Value, beside: View) -> bool:

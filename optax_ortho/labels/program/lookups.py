@@ -96,14 +96,19 @@ def choose(reader, equation, values):
 
 
 def reduce(reader, equation, values):
-    """A sum, maximum or product over axes; results keep the axes that remain."""
+    """A sum, maximum or product over axes, of which the others remain."""
     gone = equation.params["axes"]
     for value in values:
         for view in value.of(Kind.WEIGHT):
             reader.use(view, "reduced", primitive=equation.primitive.name)
-    views = [
+    moved = [
         view.at(axis for i, axis in enumerate(view.axes) if i not in gone)
-        for view in values[0].of(Kind.RESULT)
+        for view in values[0].of(Kind.WEIGHT, Kind.RESULT)
+    ]
+    views = [
+        view if view.kind is Kind.RESULT else view.marked("computed")
+        for view in moved
+        if view.kind is Kind.RESULT or leaf_axes(view.axes)
     ]
     summed = (
         values[0].of(Kind.SCALED) if equation.primitive.name == "reduce_sum" else []

@@ -108,8 +108,10 @@ def product(
         return [merged(values)]
     side = min(factors, key=lambda factor: factor.activation_like).side
     activation = values[1 - side]
+    factored = {factor.view.leaf for factor in factors if factor.side == side}
     for view in activation.of(Kind.WEIGHT):
-        reader.use(view, "activation")
+        if view.leaf not in factored:  # W @ W says nothing of W.
+            reader.use(view, "activation")
     mark_stacked(reader, activation, batch[1 - side])
     one_hot = any(
         leaf_axes([view.axes[i] for i in contracted[1 - side]])

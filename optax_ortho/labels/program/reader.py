@@ -12,7 +12,12 @@ from optax_ortho.labels.program.views import Atom, Axis, Kind, View
 
 Equation = Any  # jax.extend.core.JaxprEqn
 Rule = Callable[["Reader", Equation, list[Value]], list[Value]]
-INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # Where an equation keeps its program.
+INNER = (
+    "jaxpr",
+    "call_jaxpr",
+    "fun_jaxpr",
+    "call",
+)  # Where an equation keeps its program.
 
 
 class Use(NamedTuple):

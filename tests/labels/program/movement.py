@@ -152,7 +152,7 @@ def stacked_weights(p, x):
     return jnp.tanh(a) * b @ p["out"]
 
 
-@table({"w": ((2, 6, 8), "undecided"), **OUT}, X)
+@table({"w": ((2, 6, 8), MatrixAxes(1, 2)), **OUT}, X)
 def a_sum_of_weights(p, x):
     return jnp.tanh(x @ p["w"].sum(0)) @ p["out"]
 

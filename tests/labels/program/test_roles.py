@@ -2,10 +2,34 @@
 
 import pytest
 
-from tests.labels.program import elementwise, lookups, movement, products
+from tests.labels.program import (
+    attention,
+    calls,
+    control,
+    elementwise,
+    experts,
+    functions,
+    fused,
+    heads,
+    lookups,
+    movement,
+    products,
+)
 from tests.labels.program.case import roles
 
-ROOMS = (movement, lookups, elementwise, products)
+ROOMS = (
+    movement,
+    lookups,
+    elementwise,
+    products,
+    control,
+    calls,
+    functions,
+    attention,
+    experts,
+    heads,
+    fused,
+)
 CASES = {
     f"{room.__name__.rsplit('.')[-1]}: {name}": case
     for room in ROOMS
