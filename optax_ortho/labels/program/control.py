@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from jax.extend import core
 
-from optax_ortho.labels.program.reader import Reader
+from optax_ortho.labels.program.reader import Ledger, Reader
 from optax_ortho.labels.program.values import Value, merged
 from optax_ortho.labels.program.views import Kind, foreign
 
@@ -75,15 +75,18 @@ def _fixed_point(
     carry: Sequence[Value],
 ) -> tuple[list[Value], list[Value]]:
     """The carry of a loop once nothing new comes around, and all results of a step."""
-    carry, results = list(carry), []
+    ledger, carry = reader.ledger, list(carry)
     for _ in range(PASSES):
+        # What a carry shows that is not complete, as one of zeros, is not recorded.
+        reader.ledger = Ledger()
         results = step(carry)
         pairs = zip(carry, results[: len(carry)], strict=True)
+        reader.ledger = ledger
         joined = [_join(reader, before, after) for before, after in pairs]
         if joined == carry:
             break
         carry = joined
-    return carry, results
+    return carry, step(carry)
 
 
 def _join(reader: Reader, a: Value, b: Value) -> Value:

@@ -266,22 +266,22 @@ def _rejoined(view: View, along: int, length: int, whole: set) -> Axis:
     if view.axes[along]:
         major, *minors = view.axes[along]
         inner = math.prod(atom.size for atom in minors)
-        if (view.leaf, major.axis, major.stride) in whole and length % inner == 0:
-            return (Atom(major.axis, major.stride, length // inner), *minors)
+        own = (view.leaf, *major[:2])
+        starts = [atom.start for leaf, atom in whole if (leaf, *atom[:2]) == own]
+        if starts and length % inner == 0:
+            return (Atom(*major[:2], length // inner, min(starts)), *minors)
     return foreign(length)
 
 
-def _joined(
-    reader: Reader, values: Sequence[Value], along: int
-) -> set[tuple[int, int, int]]:
-    """The parameter axes (leaf, axis, stride) of which parts are in every value.
+def _joined(reader: Reader, values: Sequence[Value], along: int) -> set:
+    """The parts (leaf, atom) of a parameter axis of which some are in every value.
 
     Nothing else may be mixed in: a shift and a scale that were cut from one result, and
     applied to two arrays which are then concatenated, stay apart.
     """
     parts = [
         {
-            (view.leaf, atom.axis, atom.stride)
+            (view.leaf, atom)
             for view in value.of(Kind.RESULT)
             for atom in view.axes[along][:1]
             if leads(atom, view.axes)
@@ -289,10 +289,11 @@ def _joined(
         }
         for value in values
     ]
-    common = set.intersection(*parts)
-    leaves = {leaf for leaf, _, _ in common}
-    is_alone = len(values) > 1 and all(value.last <= leaves for value in values)
-    return common if is_alone else set()
+    places = ({(leaf, *atom[:2]) for leaf, atom in own} for own in parts)
+    common = set.intersection(*places)
+    if len(values) < 2 or merged(values).last - {leaf for leaf, *_ in common}:
+        return set()
+    return {part for own in parts for part in own if (part[0], *part[1][:2]) in common}
 
 
 def _shapes(equation: Equation) -> tuple[tuple[int, ...], tuple[int, ...]]:

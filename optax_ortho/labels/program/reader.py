@@ -50,7 +50,7 @@ class Ledger:
     Args:
       uses: every use of a leaf.
       cuts: atoms of its result that were taken apart from the rest.
-      rejoined: axes (leaf, axis, stride) that were cut and concatenated again.
+      rejoined: those (leaf, atom) that were concatenated again.
       stacked: axes (leaf, axis) of its result that other leaves have as a batch axis.
       attention: atoms of its result that number the heads of an attention.
       consumed: leaves whose results reach another matrix.
@@ -67,7 +67,7 @@ class Ledger:
     cuts: dict[int, set[Atom]] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(set)
     )
-    rejoined: set[tuple[int, int, int]] = dataclasses.field(default_factory=set)
+    rejoined: set[tuple[int, Atom]] = dataclasses.field(default_factory=set)
     stacked: set[tuple[int, int]] = dataclasses.field(default_factory=set)
     attention: dict[int, set[Atom]] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(set)

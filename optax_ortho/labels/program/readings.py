@@ -187,7 +187,7 @@ def _blocks(
         spans = {
             (atom.start * atom.stride, (atom.start + atom.size) * atom.stride)
             for atom in ledger.cuts[index]
-            if atom.axis == axis and (index, axis, atom.stride) not in ledger.rejoined
+            if atom.axis == axis and (index, atom) not in ledger.rejoined
         }
         edges = sorted({0, shape[axis], *(e for span in spans for e in span)})
         blocks = list(zip(edges, edges[1:], strict=False))

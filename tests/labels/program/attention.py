@@ -200,7 +200,7 @@ def fused_along_an_axis(p, x):
     {
         "q_down": ((16, 6), IN_OUT),
         "q_norm": ((6,), "norm"),
-        "q_up": ((6, 4, 8), MatrixAxes(0, (1, 2), Split(2, (4, 4)))),
+        "q_up": ((6, 4, 8), HEADS),  # Both parts of a query are one again.
         "kv_down": ((16, 12), MatrixAxes(0, 1, Split(1, (8, 4)))),
         "kv_norm": ((8,), "norm"),
         "kv_up": ((8, 4, 8), MatrixAxes(0, (1, 2), Split(2, (4, 4)))),

@@ -146,15 +146,6 @@ def prediction_of_two_tokens(p, x):
     return h @ p["out"], jnp.tanh(h @ p["bridge"]) @ p["next"]
 
 
-@table({**W, "out": ((8, 5), "head"), "again": ((5, 8), IN_OUT)}, X)
-def a_distribution_that_later_layers_see(p, x):
-    scores = body(p, x) @ p["out"]
-    return jnp.tanh(jax.nn.softmax(scores) @ p["again"]) @ p["out"]
-
-
-del table["a_distribution_that_later_layers_see"]
-
-
 @table({**W, "out": ((8, 5), "head")}, floats(4, 2, 6))
 def the_last_step_of_a_loop(p, x):
     def step(h, x):
