@@ -1,1 +1,1 @@
-"""Training runs that a person can read and repeat."""
+"""Readable, reproducible training runs."""

@@ -1,4 +1,4 @@
-"""What a job would do, and cost, on devices that are not there."""
+"""A report of the work and the cost of a job on absent devices."""
 
 import time
 
@@ -14,8 +14,8 @@ def report(options: Options) -> str:
     """The roles of the parameters, the plan of their matrices, and the compiled step.
 
     Args:
-      options: with the topology of a TPU, such as "v5e:4x4". Its compiler, libtpu, has
-        to be installed: ``pip install libtpu``.
+      options: the options of the job, with the topology of a TPU such as "v5e:4x4". Its
+        compiler, libtpu, has to be installed: ``pip install libtpu``.
     """
     if options.topology is None:
         raise SystemExit("--dry-run needs --topology, such as v5e:4x4.")
@@ -29,15 +29,15 @@ def report(options: Options) -> str:
     lowered = job.step.lower(job.params, job.state, tokens_of(options, job.mesh))
     compiled = lowered.compile()
     seconds = time.perf_counter() - start
-    memory, found = compiled.memory_analysis(), cost(compiled.as_text())
+    memory, step_cost = compiled.memory_analysis(), cost(compiled.as_text())
     lines = [
         f"Each device of {options.topology}, in a step (compiled in {seconds:.0f} s):",
         f"  {memory.argument_size_in_bytes / 1e9:8.3f} GB parameters, state and tokens",
         f"  {memory.temp_size_in_bytes / 1e9:8.3f} GB temporary",
-        f"  {found.flops / 1e12:8.3f} TFLOP of matrix products",
+        f"  {step_cost.flops / 1e12:8.3f} TFLOP of matrix products",
     ]
     lines += [
-        f"  {one.wire / 1e6:8.1f} MB sent in {one.count} {kind}"
-        for kind, one in found.traffic.items()
+        f"  {traffic.wire / 1e6:8.1f} MB sent in {traffic.count} {kind}"
+        for kind, traffic in step_cost.traffic.items()
     ]
     return "\n\n".join([*map(str, parts), "\n".join(lines)])

@@ -1,7 +1,7 @@
-"""A GPT in Flax NNX: tokens in, next token out.
+"""A GPT in Flax NNX, from tokens to logits of the next token.
 
-The blocks are one stacked module: each leaf has the layer as its first axis and
-`nnx.scan` walks over it, so the program does not grow with the depth. Shapes are
+The blocks are one stacked module: layers are the first axis of each leaf, which
+`nnx.scan` iterates over, so that the program does not grow with the depth. Shapes are
 named B (batch), T (time), D (width), V (vocabulary), H (heads), K (width of a head).
 """
 
@@ -17,7 +17,7 @@ from flax import nnx
 def rotary_attention(
     query_BTHK: jax.Array, key_BTHK: jax.Array, value_BTHK: jax.Array, **arguments: Any
 ) -> jax.Array:
-    """Attention whose queries and keys are turned by their position (RoPE).
+    """Attention with rotary position embeddings of queries and keys (RoPE).
 
     Su et al., RoFormer, arXiv 2104.09864, with the halves of a head as pairs.
     """
@@ -37,22 +37,22 @@ def rotary_attention(
 
 
 class Block(nnx.Module):
-    """Attention and MLP, each on a normed copy of the stream."""
+    """Attention and MLP, each on the normalized residual stream."""
 
     def __init__(self, width: int, heads: int, *, dtype: Any, rngs: nnx.Rngs, **more):
-        given = {"use_bias": False, "dtype": dtype, "rngs": rngs}
+        shared = {"use_bias": False, "dtype": dtype, "rngs": rngs}
         self.attention_norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
         self.attention = nnx.MultiHeadAttention(
-            heads, width, decode=False, **given, **more
+            heads, width, decode=False, **shared, **more
         )
         self.mlp_norm = nnx.RMSNorm(width, dtype=dtype, rngs=rngs)
-        self.up = nnx.Linear(width, 4 * width, **given)
-        self.down = nnx.Linear(4 * width, width, **given)
+        self.up = nnx.Linear(width, 4 * width, **shared)
+        self.down = nnx.Linear(4 * width, width, **shared)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         mask = nnx.make_causal_mask(x_BTD[..., 0])
         x_BTD += self.attention(self.attention_norm(x_BTD), mask=mask)
-        # relu and not gelu: on a CPU gelu alone is a third of the step.
+        # On a CPU, gelu instead of relu would take a third of the step.
         x_BTD += self.down(jax.nn.relu(self.up(self.mlp_norm(x_BTD))))
         return x_BTD
 
@@ -64,19 +64,19 @@ class GPT(nnx.Module):
       vocabulary: number of tokens.
       context: the longest input, for the table of positions.
       layers: number of blocks.
-      width: of the stream.
-      heads: of the queries.
-      kv_heads: of the keys and values; None is as many.
-      attention_fn: of queries, keys and values. `rotary_attention` knows positions by
-        itself, and any other has a table of them added to its input.
-      normalize_qk: whether queries and keys are normed.
-      dtype: of the computation; parameters stay in float32.
-      scanned: one stacked block, or a list of them.
-      unroll: how many blocks a turn of the scan has; None is all of them, because
+      width: width of the residual stream.
+      heads: number of heads of the queries.
+      kv_heads: number of heads of the keys and values; None is as many as queries.
+      attention_fn: the attention function of queries, keys and values. All but
+        `rotary_attention` get a learned table of positions.
+      normalize_qk: whether queries and keys are normalized.
+      dtype: dtype of the computation; parameters stay in float32.
+      scanned: whether the blocks are stacked and scanned, or a list.
+      unroll: number of blocks in an iteration of the scan; None is all of them, because
         XLA's CPU loops run their bodies on fewer threads.
-      remat: whether the backward pass computes each block again, to save memory.
-      place: of the stream, `(B, T, D)`: where it lies on a mesh.
-      rngs: of the initial weights.
+      remat: whether the backward pass recomputes each block, to save memory.
+      place: constrains the sharding of the residual stream, `(B, T, D)`.
+      rngs: random streams of the initial weights.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class GPT(nnx.Module):
             if attention_fn is rotary_attention
             else nnx.Embed(context, width, dtype=dtype, rngs=rngs)
         )
-        # Old releases of Flax do not know the argument.
+        # Old releases of Flax do not have the argument.
         grouped = {} if kv_heads is None else {"num_kv_heads": kv_heads}
 
         def block(rngs: nnx.Rngs) -> Block:

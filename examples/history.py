@@ -1,4 +1,4 @@
-"""What is measured while one optimizer trains."""
+"""Measurements of the training with one optimizer."""
 
 import dataclasses
 import statistics
@@ -8,7 +8,7 @@ REFERENCE = "adamw"
 
 @dataclasses.dataclass
 class History:
-    """What was measured of one optimizer on one seed."""
+    """The measurements of one optimizer with one seed."""
 
     name: str
     title: str
@@ -19,7 +19,7 @@ class History:
     train_loss: list[float] = dataclasses.field(default_factory=list)
     step_seconds: list[float] = dataclasses.field(default_factory=list)
     gradient_seconds: list[float] = dataclasses.field(default_factory=list)
-    # (steps done, seconds spent in them, validation loss)
+    # (number of steps, their seconds, validation loss)
     validation: list[tuple[int, float, float]] = dataclasses.field(default_factory=list)
 
     def add_validation(self, loss: float) -> None:
@@ -34,7 +34,7 @@ class History:
         return None
 
     def optimizer_share(self) -> float | None:
-        """The part of a step that is not its gradient, from the medians of both."""
+        """The fraction of a step outside its gradient, from the medians of both."""
         if not self.gradient_seconds:
             return None
         gradient = statistics.median(self.gradient_seconds)

@@ -21,30 +21,30 @@ from examples.mesh import BATCH, in_shards
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a job is; every field is an option of the command line."""
+    """The options of a job, all of them also options of the command line."""
 
     preset: Literal["small", "gpt2-124m", "llama-1b"] = "small"
-    """the model, and what goes well with it"""
+    """the model, with suitable defaults for all other options"""
     optimizer: str = "muon"
     """a recipe of optax_ortho, or any optimizer of optax, such as contrib.muon"""
     learning_rate: float = 0.01
     adamw_learning_rate: float = 0.004
-    """of what our recipes leave to AdamW"""
+    """the rate of leaves that our recipes leave to AdamW"""
     weight_decay: float = 0.0
     warmup: int = 20
     """steps of linear warm-up"""
     decay: float = 0.4
-    """the part of the steps, at the end, in which the rate goes to zero"""
+    """the fraction of the steps, at the end, in which the rate decays to zero"""
     steps: int = 200
     batch: int = 16
-    """windows a step, of all devices together"""
+    """windows per step, over all devices"""
     accumulate: int = 1
-    """micro-batches a step"""
+    """micro-batches per step"""
     seed: int = 0
     data: Path | None = None
-    """text or .npy tokens, files or folders; the Python standard library if left out"""
+    """text or .npy tokens, files or folders; default: the Python standard library"""
     output: Path = Path("runs/pretrain")
-    """checkpoints and metrics; a job that finds its own checkpoint here goes on"""
+    """folder of checkpoints and metrics; a job resumes from its checkpoint here"""
     save_every: int = 50
     validate_every: int = 20
     validation: int = 64
@@ -58,23 +58,23 @@ class Options:
     kv_heads: int | None = 2
     scanned: bool = True
     unroll: int | None = None
-    """blocks in a turn of the scan; all if left out, which suits CPUs"""
+    """blocks in an iteration of the scan; default: all, which suits CPUs"""
     remat: bool = False
     bfloat16: bool = False
     """whether to compute in bfloat16; parameters stay in float32"""
 
     data_parallel: int = 1
     fsdp: int = -1
-    """-1 takes the devices that are left"""
+    """-1 takes all remaining devices"""
     tensor: int = 1
     coordinator: str | None = None
-    """host:port of the first of several processes; TPU pods find it themselves"""
+    """host:port of the first of several processes; TPU pods need none"""
     processes: int = 1
     process: int | None = None
     dry_run: bool = False
-    """prints labels, plan and costs, and trains nothing"""
+    """print labels, plan and costs without training"""
     topology: str | None = None
-    """of a dry run, such as v5e:4x4: compiles the step for a TPU that is not there"""
+    """of a dry run, such as v5e:4x4: the absent TPU that the step is compiled for"""
 
 
 LARGE = dataclasses.replace(
@@ -120,16 +120,16 @@ class Job(NamedTuple):
     """A model and an optimizer on a mesh.
 
     Attributes:
-      mesh: of `examples.mesh.AXES`.
+      mesh: the mesh, with the axes `examples.mesh.AXES`.
       labels: the roles of the parameters.
       tx: the optimizer.
       params: shapes of the parameters, with shardings.
-      state: those of the optimizer's state.
-      init: makes both, on the mesh.
-      step: takes and returns both, and takes tokens, ``(micro-batches, windows,
-        context + 1)``; returns the loss too.
-      loss: of parameters and tokens.
-      gradient: as the step, without the optimizer.
+      state: shapes of the optimizer's state, with shardings.
+      init: creates parameters and state on the mesh.
+      step: maps parameters, state and tokens, ``(micro-batches, windows, context +
+        1)``, to new parameters, new state and the loss.
+      loss: the loss of parameters and tokens.
+      gradient: loss and gradient of parameters and tokens.
     """
 
     mesh: Mesh
@@ -144,7 +144,7 @@ class Job(NamedTuple):
 
 
 def new_model(options: Options, mesh: Mesh, rngs: nnx.Rngs) -> GPT:
-    # Otherwise the compiler may cut the stream along its width, as the weights are.
+    # Otherwise the compiler may shard the stream over its width, like the weights.
     stream = NamedSharding(mesh, PartitionSpec(BATCH[1]))
     return GPT(
         vocabulary=options.vocabulary,
@@ -180,7 +180,7 @@ def schedule(rate: float, options: Options) -> optax.Schedule:
 def new_optimizer(
     options: Options, labels: optax_ortho.Labels, layout: Any
 ) -> optax.GradientTransformation:
-    """An optimizer by its name, with what of labels, layout and decay it knows."""
+    """An optimizer by name, with labels, layout and decay if it takes them."""
     name = options.optimizer
     try:
         where = optax_ortho if name in optax_ortho.__all__ else optax
@@ -201,26 +201,26 @@ def new_optimizer(
         "adamw_learning_rate": schedule(options.adamw_learning_rate, options),
     }
     takes = inspect.signature(factory).parameters
-    given = {name: value for name, value in known.items() if name in takes}
-    return factory(schedule(options.learning_rate, options), **given)
+    accepted = {name: value for name, value in known.items() if name in takes}
+    return factory(schedule(options.learning_rate, options), **accepted)
 
 
 def new_job(options: Options, mesh: Mesh) -> Job:
-    """Everything but the data; no array is made."""
+    """Everything but the data, without creating any array."""
     graph, shapes = nnx.split(
         nnx.eval_shape(lambda: new_model(options, mesh, nnx.Rngs(0)))
     )
     labels = optax_ortho.label(nnx.merge(graph, shapes))
-    lies = in_shards(shapes, labels, mesh)
-    params = jax.tree.map(_placed, shapes, lies)
+    param_shardings = in_shards(shapes, labels, mesh)
+    params = jax.tree.map(_placed, shapes, param_shardings)
     shards = optax_ortho.layouts.sharded(params)
     layout = shards if mesh.size > 1 else None
     tx = new_optimizer(options, labels, layout)
     state_shapes = jax.eval_shape(tx.init, params)
-    state_lies = jax.tree.map(
+    state_shardings = jax.tree.map(
         lambda spec: NamedSharding(mesh, spec), shards.specs(state_shapes)
     )
-    state = jax.tree.map(_placed, state_shapes, state_lies)
+    state = jax.tree.map(_placed, state_shapes, state_shardings)
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def init():
@@ -231,14 +231,14 @@ def new_job(options: Options, mesh: Mesh) -> Job:
         return loss_fn(nnx.merge(graph, params), tokens)
 
     def gradient(params, tokens):
-        """Of the mean over micro-batches, one at a time."""
+        """Means of loss and gradient over micro-batches, computed in sequence."""
 
-        def one(total, micro):
-            found = jax.value_and_grad(loss)(params, micro)
-            return jax.tree.map(lambda a, b: a + b / len(tokens), total, found), None
+        def add(total, micro):
+            new = jax.value_and_grad(loss)(params, micro)
+            return jax.tree.map(lambda a, b: a + b / len(tokens), total, new), None
 
         zero = (jnp.zeros([]), jax.tree.map(jnp.zeros_like, params))
-        return lax.scan(one, zero, tokens)[0]
+        return lax.scan(add, zero, tokens)[0]
 
     def step(params, state, tokens):
         value, gradients = gradient(params, tokens)
@@ -247,8 +247,8 @@ def new_job(options: Options, mesh: Mesh) -> Job:
 
     jit_step = jax.jit(
         step,
-        in_shardings=(lies, state_lies, NamedSharding(mesh, BATCH)),
-        out_shardings=(lies, state_lies, everywhere),
+        in_shardings=(param_shardings, state_shardings, NamedSharding(mesh, BATCH)),
+        out_shardings=(param_shardings, state_shardings, everywhere),
         donate_argnums=(0, 1),
     )
     return Job(
@@ -257,15 +257,15 @@ def new_job(options: Options, mesh: Mesh) -> Job:
         tx,
         params,
         state,
-        jax.jit(init, out_shardings=(lies, state_lies)),
+        jax.jit(init, out_shardings=(param_shardings, state_shardings)),
         jit_step,
         jax.jit(loss, out_shardings=everywhere),
-        jax.jit(gradient, out_shardings=(everywhere, lies)),
+        jax.jit(gradient, out_shardings=(everywhere, param_shardings)),
     )
 
 
 def tokens_of(options: Options, mesh: Mesh) -> jax.ShapeDtypeStruct:
-    """The shape of the tokens of a step."""
+    """The shape and sharding of the tokens of a step."""
     windows = options.batch // options.accumulate
     shape = (options.accumulate, windows, options.context + 1)
     return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=NamedSharding(mesh, BATCH))

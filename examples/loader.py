@@ -1,4 +1,4 @@
-"""Batches of tokens for many processes, which go on exactly where they stopped."""
+"""Batches of tokens for many processes, with exact resume."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from examples import text
 
 
 class Windows:
-    """The windows of a long row of tokens, side by side: Grain's random access source.
+    """Consecutive windows of a long array of tokens, as a source for Grain.
 
     Args:
-      tokens: all of them, in memory or mapped.
-      context: what the model sees; a window has one more, the last target.
+      tokens: all tokens, in memory or memory-mapped.
+      context: tokens that the model sees; a window has one more, the last target.
     """
 
     def __init__(self, tokens: np.ndarray, context: int):
@@ -32,8 +32,8 @@ def load(path: Path | None, context: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens to train and to validate on.
 
     Args:
-      path: a .npy file of tokens, or a folder of them, of which the last twentieth is
-        held out; any other file or folder is text, of which a token is a byte; None is
+      path: a .npy file of tokens or a folder of such files, whose last twentieth is
+        held out; any other file or folder is text, with a token for each byte; None is
         the Python standard library.
       context: tokens of a window.
     """
@@ -58,18 +58,18 @@ def batches(
     process: int = 0,
     processes: int = 1,
 ) -> Any:
-    """An endless iterator of this process's part of shuffled batches.
+    """An endless iterator over this process's part of shuffled batches.
 
-    Its ``get_state()`` and ``set_state(state)`` make a resumed run go on with the very
-    next batch. The parts of all processes make up the batch that one would read.
+    With its ``get_state()`` and ``set_state(state)`` a resumed run continues with the
+    next batch. The parts of all processes form the batch that a single process reads.
 
     Args:
-      tokens: of `load`.
+      tokens: tokens from `load`.
       context: tokens of a window.
       batch: windows of all processes together.
-      seed: of the order, a new one in every epoch.
-      process: the number of this process.
-      processes: how many there are.
+      seed: the seed of the order, which differs in every epoch.
+      process: the index of this process.
+      processes: number of processes.
     """
     windows = grain.MapDataset.source(Windows(tokens, context))
     mine = windows.seed(seed).shuffle().repeat()[process::processes]

@@ -1,4 +1,4 @@
-"""Where a GPT's parameters and batches lie: data x fsdp x tensor."""
+"""Shardings of a GPT's parameters and batches over data x fsdp x tensor."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,18 +12,18 @@ from optax_ortho.matrices import path_of
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(None, ("data", "fsdp"))  # Micro-batches, then windows.
-# Their input comes in parts, from a layer whose output is in parts.
+# Layers whose input is sharded over tensor, because the previous layer's output is.
 ROW_PARALLEL = ("out", "down")
 
 
 def new_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[Any]) -> Mesh:
-    """A mesh; an fsdp of -1 takes the devices that are left."""
+    """A mesh; an fsdp of -1 takes all remaining devices."""
     if fsdp == -1:
         fsdp = len(devices) // (data * tensor)
     if data * fsdp * tensor != len(devices):
         raise SystemExit(
-            f"data {data} x fsdp {fsdp} x tensor {tensor} are not the {len(devices)} "
-            "devices there are."
+            f"data {data} x fsdp {fsdp} x tensor {tensor} does not match the "
+            f"{len(devices)} devices."
         )
     return Mesh(np.array(devices).reshape(data, fsdp, tensor), AXES)
 
@@ -31,13 +31,13 @@ def new_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[Any]) -> Mesh:
 def in_shards(params: Any, labels: optax_ortho.Labels, mesh: Mesh) -> Any:
     """The sharding of every parameter.
 
-    A matrix is cut along fsdp on one side and along tensor on the other, where they
-    divide; vectors are on every device.
+    A matrix is sharded over fsdp on one side and over tensor on the other, if these
+    divide it; vectors are replicated.
 
     Args:
       params: the parameters, or their shapes.
       labels: their roles.
-      mesh: of `AXES`.
+      mesh: a mesh with the axes `AXES`.
     """
 
     def on_leaf(keys, leaf):

@@ -1,12 +1,12 @@
-"""A train step in which matrices live with their owner.
+"""A train step with momentum stored on the owners of matrices.
 
     python -m examples.owned_step
     python -m examples.owned_step --devices 4 --steps 40
 
-Parameters lie in shards over all devices (FSDP), which are simulated on a CPU. Each
-device takes the gradient of its own part of the batch. The gradients of a matrix are
-averaged on the device that owns it, where its momentum lives, and only the update
-travels from there. `train_step` is all there is to it.
+Parameters are sharded over all devices (FSDP), which are simulated on a CPU. Each
+device computes the gradient for its own part of the batch. The gradients of a matrix
+are averaged on its owner, where its momentum is stored, and only the update is
+communicated. All of that is in `train_step`.
 """
 
 import argparse
@@ -29,20 +29,20 @@ AXIS, CONTEXT = "fsdp", 64
 def train_step(
     loss: Callable, tx: optax.GradientTransformation, layout: Any, params: Any
 ) -> Callable:
-    """A step for parameters that lie like these.
+    """A compiled train step for sharded parameters.
 
     Args:
-      loss: takes whole parameters and this device's part of a batch.
+      loss: the loss of whole parameters on this device's part of a batch.
       tx: an optimizer with this layout.
       layout: `optax_ortho.layouts.owned` of the parameters.
-      params: the parameters, in shards, or their shapes.
+      params: the sharded parameters, or their shapes with shardings.
 
     Returns:
       A function from parameters, state and batch to new parameters and state, and the
       loss.
     """
-    lies = jax.tree.map(lambda x: x.sharding.spec, params)
-    state_lies = layout.specs(jax.eval_shape(tx.init, params))
+    specs = jax.tree.map(lambda x: x.sharding.spec, params)
+    state_specs = layout.specs(jax.eval_shape(tx.init, params))
 
     def on_device(params, state, batch):
         value, gradient = jax.value_and_grad(loss)(layout.gather(params), batch)
@@ -53,15 +53,15 @@ def train_step(
     step = jax.shard_map(
         on_device,
         mesh=layout.mesh,
-        in_specs=(lies, state_lies, PartitionSpec(layout.over)),
-        out_specs=(lies, state_lies, PartitionSpec()),
+        in_specs=(specs, state_specs, PartitionSpec(layout.over)),
+        out_specs=(specs, state_specs, PartitionSpec()),
         check_vma=False,
     )
     return jax.jit(step, donate_argnums=(0, 1))
 
 
 def in_shards(params: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Where parameters lie: their longest axis that the devices divide, along them."""
+    """Shardings of parameters over their longest axis that the devices divide."""
 
     def on_leaf(x):
         axes = [i for i, n in enumerate(x.shape) if n % mesh.size == 0]

@@ -1,4 +1,4 @@
-"""The picture of a comparison: validation loss against steps and against seconds."""
+"""A plot of validation losses against steps and against seconds."""
 
 from collections.abc import Sequence
 

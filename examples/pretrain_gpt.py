@@ -1,14 +1,14 @@
-"""A pretraining job: one GPT, one optimizer, any mesh; killed, it goes on.
+"""A pretraining job with exact resume: one GPT, one optimizer, any mesh.
 
     python -m examples.pretrain_gpt
     python -m examples.pretrain_gpt --optimizer normuon --steps 100
     python -m examples.pretrain_gpt --preset gpt2-124m --data tokens/ --tensor 2
     python -m examples.pretrain_gpt --preset llama-1b --dry-run --topology v5e:4x4
 
-A job that finds a checkpoint in its output folder continues from it, with the batch
-that would have come next, to the same last bit. Metrics of every step are in
-metrics.jsonl there, and for TensorBoard. On a TPU pod start it on every host; other
-processes need --coordinator, --processes and --process.
+A job that finds a checkpoint in its output folder resumes from it with the next batch,
+bit for bit. The folder also has the metrics of every step, in metrics.jsonl and for
+TensorBoard. On a TPU pod, start the job on every host; other processes need
+--coordinator, --processes and --process.
 """
 
 import json
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None = None) -> Options:
-    """The options; those of the preset stand in for what is not said."""
+    """The options, with the preset's values as defaults."""
     arguments = sys.argv[1:] if arguments is None else arguments
     preset = "small"
     for i, word in enumerate(arguments):
@@ -96,13 +96,13 @@ def train(options: Options, job: Job) -> None:
             shape = (options.accumulate, -1, options.context + 1)
             batch = on_mesh(rows.reshape(shape), job)
             params, state, loss = job.step(params, state, batch)
-            figures = {"loss": float(loss), **optax_ortho.diagnostics(state)}
+            values = {"loss": float(loss), **optax_ortho.diagnostics(state)}
             seconds.append(time.perf_counter() - clock)
-            figures["tokens_per_second"] = options.batch * options.context / seconds[-1]
+            values["tokens_per_second"] = options.batch * options.context / seconds[-1]
             if i % options.validate_every == 0 or i == options.steps:
-                figures["validation_loss"] = float(job.loss(params, validation))
-                figures["optimizer_share"] = share(job, params, batch, seconds)
-            metrics.add(i, figures)
+                values["validation_loss"] = float(job.loss(params, validation))
+                values["optimizer_share"] = share(job, params, batch, seconds)
+            metrics.add(i, values)
             if manager.should_save(i) or i == options.steps:
                 save(manager, i, params, state, reader)
             clock = time.perf_counter()
@@ -117,7 +117,7 @@ def on_mesh(rows: np.ndarray, job: Job) -> jax.Array:
 
 
 def share(job: Job, params: Any, batch: jax.Array, seconds: list[float]) -> float:
-    """What part of a step, by the median, is not the gradient."""
+    """The fraction of the median step outside the gradient."""
     jax.block_until_ready(job.gradient(params, batch))
     start = time.perf_counter()
     jax.block_until_ready(job.gradient(params, batch))
@@ -137,18 +137,18 @@ def save(manager: Any, step: int, params: Any, state: Any, reader: Any) -> None:
 
 def restore(manager: Any, job: Job, reader: Any, step: int) -> tuple[Any, Any]:
     like = {"params": job.params, "state": job.state}
-    found = manager.restore(
+    restored = manager.restore(
         step,
         args=ocp.args.Composite(
             train=ocp.args.StandardRestore(like), reader=ocp.args.JsonRestore()
         ),
     )
-    reader.set_state(found["reader"])
-    return found["train"]["params"], found["train"]["state"]
+    reader.set_state(restored["reader"])
+    return restored["train"]["params"], restored["train"]["state"]
 
 
 class Metrics:
-    """A bar for the person, a file for the script, and TensorBoard; of one process."""
+    """A progress bar, a file of metrics and TensorBoard, written by one process."""
 
     def __init__(self, options: Options, first: bool):
         self.first = first
@@ -168,7 +168,7 @@ class Metrics:
             self.bar.close()
 
     def go_on_after(self, step: int) -> None:
-        """Forgets the steps that will be done again."""
+        """Deletes the metrics of steps that will be repeated."""
         if not self.first:
             return
         self.say(f"continues after step {step}")
@@ -181,10 +181,10 @@ class Metrics:
         if self.first:
             self.bar.write(str(message))
 
-    def add(self, step: int, figures: dict[str, Any]) -> None:
+    def add(self, step: int, values: dict[str, Any]) -> None:
         if not self.first:
             return
-        numbers = {name: float(figure) for name, figure in figures.items()}
+        numbers = {name: float(figure) for name, figure in values.items()}
         self.lines.write(json.dumps({"step": step, **numbers}) + "\n")
         self.lines.flush()
         for name, number in numbers.items():

@@ -1,4 +1,4 @@
-"""What a comparison leaves behind: a progress line, a table, a plot and a JSON file."""
+"""The output of a comparison: a progress line, a table, a plot and a JSON file."""
 
 import argparse
 import dataclasses
@@ -34,7 +34,7 @@ def size_in_bytes(state: Any) -> int:
 
 
 def line(histories: Sequence[History]) -> str:
-    """For the progress bar: the last training loss and step time of each."""
+    """The last training losses and step times, for the progress bar."""
     return "   ".join(
         f"{history.name} {history.train_loss[-1]:.3f} "
         f"{1e3 * history.step_seconds[-1]:.0f} ms"
@@ -43,11 +43,11 @@ def line(histories: Sequence[History]) -> str:
 
 
 def table(histories: Sequence[History]) -> Table:
-    """One row an optimizer; with several seeds, their means."""
+    """A table with a row for each optimizer, with means over seeds."""
     result = Table(
         title=f"After {_steps(histories)} steps of each",
-        caption="In brackets: the fraction of AdamW's own. The optimizer's share is of "
-        "a step's time. Seconds are of training only; apart from them, compiling took "
+        caption="In brackets: the fraction of AdamW's number. The optimizer's share is "
+        "the fraction of a step's time. Seconds exclude compiling, which took "
         + _compile_times(histories),
         box=box.SIMPLE_HEAD,
         title_justify="left",
@@ -73,7 +73,7 @@ def table(histories: Sequence[History]) -> Table:
 
 
 def subtitle(histories: Sequence[History], options: argparse.Namespace) -> str:
-    """What was trained and, of a few optimizers, at which rates."""
+    """The model, the data and, for few optimizers, the peak rates."""
     rates = {history.name: history.learning_rate for history in histories}
     about = (
         f"GPT of {options.layers} layers and width {options.width} on bytes of "
@@ -105,7 +105,7 @@ def save(histories: Sequence[History], options: argparse.Namespace) -> list[Path
 
 
 def machine() -> dict[str, object]:
-    """Where the numbers come from."""
+    """The device and the versions of the measurements."""
     return {
         "device": str(jax.devices()[0].device_kind),
         "cpus": os.cpu_count(),
@@ -122,7 +122,7 @@ def _steps(histories: Sequence[History]) -> int:
 
 
 def _compile_times(histories: Sequence[History]) -> str:
-    # All seeds share one compiled step, which the first of them has waited for.
+    # All seeds share one compiled step, whose time is counted for the first one.
     first: dict[str, float] = {}
     for history in histories:
         first.setdefault(history.name, history.compile_seconds)
@@ -154,7 +154,7 @@ def _row(histories: Sequence[History], references: dict[int, History]) -> list[s
 
 
 def _share(share: float) -> str:
-    # A difference of two medians, so noise may be more than a small optimizer takes.
+    # A difference of two medians, whose noise may exceed the time of a fast optimizer.
     return f"{share:.0%}" if share >= 0.01 else "<1%"
 
 

@@ -3,8 +3,8 @@
     python -m examples.sweep
     python -m examples.sweep --optimizers muon --rates 0.01 0.02
 
-Every rate trains the same model on the same batches for as many steps as the comparison
-has. The record stands in examples/sweep.json, and a run adds to it.
+Every rate trains the same model on the same batches for the same number of steps as the
+comparison. A run adds its results to examples/sweep.json.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main() -> None:
 def table(losses: dict[str, dict[str, float]]) -> Table:
     result = Table(title="Validation loss by peak learning rate")
     result.add_column("optimizer")
-    result.add_column("rate: loss, the best marked")
+    result.add_column("rate: loss, * the best")
     for name, by_rate in losses.items():
         best = min(by_rate, key=by_rate.__getitem__)
         cells = [

@@ -1,7 +1,7 @@
-"""The text: bytes of the Python standard library, or of your own files.
+"""Training text: bytes of the Python standard library, or of your own files.
 
 The standard library is on every machine that can run this, so there is nothing to
-download. Its tests are left out, because many distributions leave them out too.
+download. Its tests are excluded, because many distributions do not include them.
 """
 
 import sysconfig
@@ -16,7 +16,7 @@ VALIDATE_EVERY = 20  # one document in twenty is held out: 5 %
 
 
 def documents(path: Path | None = None) -> list[bytes]:
-    """The documents under a folder, or a file cut into a hundred; in a fixed order."""
+    """The documents in a folder, or a hundred parts of a file, in a fixed order."""
     if path is None:
         root = Path(sysconfig.get_path("stdlib"))
         files = [
@@ -36,13 +36,13 @@ def documents(path: Path | None = None) -> list[bytes]:
 def load(path: Path | None, context: int) -> tuple[np.ndarray, np.ndarray]:
     """Training and validation bytes.
 
-    Whole documents are held out, from all over the text, so that the validation
-    loss is about the language and not about the tail of one file.
+    Whole documents from all over the text are held out, so that the validation loss
+    measures the language and not the end of one file.
     """
-    found = documents(path)
-    validation = _join(found[VALIDATE_EVERY - 1 :: VALIDATE_EVERY])
-    del found[VALIDATE_EVERY - 1 :: VALIDATE_EVERY]
-    train = _join(found)
+    parts = documents(path)
+    validation = _join(parts[VALIDATE_EVERY - 1 :: VALIDATE_EVERY])
+    del parts[VALIDATE_EVERY - 1 :: VALIDATE_EVERY]
+    train = _join(parts)
     if min(len(train), len(validation)) <= context + 1:
         raise SystemExit(
             f"{path}: {len(train)} bytes to train on and {len(validation)} to validate "
@@ -54,11 +54,11 @@ def load(path: Path | None, context: int) -> tuple[np.ndarray, np.ndarray]:
 def windows(
     text: np.ndarray, count: int, context: int, seed: Sequence[int]
 ) -> np.ndarray:
-    """`count` random windows, the same ones whenever the seed is the same.
+    """Random windows, which depend on the seed only.
 
     Args:
-      text: all the bytes, uint8[size].
-      count: how many windows.
+      text: all bytes, uint8[size].
+      count: number of windows.
       context: bytes that the model sees; a window has one more, the last target.
       seed: any numbers, for example (seed of the run, step).
 

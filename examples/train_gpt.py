@@ -6,8 +6,8 @@
 Every optimizer gets the same initial weights, the same batches in the same order and
 the same learning-rate schedule (warm-up over 5 % of the steps, then linear to zero);
 its peak rate is the best of a small sweep (`python -m examples.sweep`). They take
-turns, a step each, so whatever else the machine does slows all of them alike. Ctrl-C
-ends the run after the next step and leaves the table and the plot of what was reached.
+turns, a step each, so that other load on the machine slows all of them alike. Ctrl-C
+ends the run after the next step, with the table and the plot of the steps so far.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def train_step(model: GPT, optimizer: nnx.Optimizer, tokens: jax.Array) -> jax.A
 def train_step_with_statistics(
     model: GPT, optimizer: nnx.Optimizer, tokens: jax.Array
 ) -> jax.Array:
-    """For MKOR, which needs to know more of each layer than its gradient."""
+    """A step for MKOR, which needs statistics of each layer besides its gradient."""
     value_and_grad = optax_ortho.value_and_grad_with_statistics(loss_fn)
     loss, gradient, statistics = value_and_grad(model, tokens)
     optimizer.update(model, gradient, statistics=statistics)
@@ -53,7 +53,7 @@ def train_step_with_statistics(
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to make an optimizer, its peak rate, and the step that it trains with."""
+    """A factory of an optimizer, its peak rate, and its train step."""
 
     title: str
     learning_rate: float
@@ -62,7 +62,7 @@ class Recipe:
 
 
 def ours(name: str, train_step: Callable = train_step) -> Recipe:
-    """A recipe of the toolkit: all of them share one scale of learning rates."""
+    """A recipe of the toolkit, at the learning rate that all of them share."""
 
     def make(learning_rate: optax.Schedule, model: GPT):
         labels = optax_ortho.label(model)
@@ -72,7 +72,7 @@ def ours(name: str, train_step: Callable = train_step) -> Recipe:
 
 
 def published(name: str, learning_rate: float) -> Recipe:
-    """A recipe of the toolkit without groups, on its authors' scale of rates."""
+    """A recipe of the toolkit without groups, at its authors' learning rate."""
     return Recipe(
         f"optax_ortho.{name}",
         learning_rate,
@@ -86,8 +86,8 @@ RECIPES = {
         4e-3,
         lambda learning_rate, model: optax.adamw(learning_rate),
     ),
-    # As a newcomer would wire it. A leaf with two axes counts as a matrix, so in a
-    # stacked model it orthogonalizes norm scales and embeddings, and nothing else.
+    # With its defaults. It takes leaves with two axes for matrices, so in a stacked
+    # model it orthogonalizes norm scales and embeddings, and nothing else.
     "contrib_muon": Recipe(
         "optax.contrib.muon",
         1e-2,
@@ -113,7 +113,7 @@ COMPARED = ("adamw", "contrib_muon", "muon")
 
 @nnx.jit
 def gradient_step(model: GPT, tokens: jax.Array) -> tuple[jax.Array, nnx.State]:
-    """A step without its optimizer: what the optimizer adds is the difference."""
+    """A step without its optimizer, whose cost is the difference."""
     return nnx.value_and_grad(loss_fn)(model, tokens)
 
 
@@ -160,7 +160,7 @@ def new_runs(options: argparse.Namespace) -> list["Run"]:
 
 @dataclasses.dataclass
 class Run:
-    """One optimizer on one seed: a model in training and what was measured."""
+    """The training with one optimizer and one seed, with its measurements."""
 
     history: History
     model: GPT
@@ -196,7 +196,7 @@ def train(
     after_step: Callable[[int], None],
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Trains until `options.steps`, or validates once more where `stop` says so."""
+    """Trains for `options.steps`, or until `stop` is true, and validates at the end."""
     train_text, validation_text = data
     context = options.context
     held_out = text.windows(validation_text, options.validation, context, seed=(0,))
@@ -222,10 +222,10 @@ def train(
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[list[int]]:
-    """Collects Ctrl-C instead of raising; a second one raises.
+    """Collects the first Ctrl-C instead of raising; a second one raises.
 
-    A KeyboardInterrupt in the middle of a compiled call comes out of JAX as any error,
-    so the loop has to look for itself, between steps.
+    JAX may turn a KeyboardInterrupt inside a compiled call into another error, so the
+    loop checks for it between steps.
     """
     seen: list[int] = []
 
@@ -272,7 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         train(runs, data, options, show, stop=lambda: bool(interrupted))
     if interrupted:
-        console.print("Interrupted: this is what was reached.")
+        console.print("Interrupted. Results so far:")
     console.print(report.table(histories))
     for path in report.save(histories, options):
         console.print(f"saved {path}")
@@ -302,7 +302,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--data", type=Path, help="a file or a folder; default: the standard library")
     add("--output", type=Path, default=Path("runs"), help="folder of plot and JSON")
-    add("--batch", type=int, default=16, help="windows a step")
+    add("--batch", type=int, default=16, help="windows per step")
     add("--context", type=int, default=128, help="bytes in a window")
     add("--layers", type=int, default=4)
     add("--width", type=int, default=128)
@@ -313,8 +313,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if "all" in options.optimizers:
         options.optimizers = list(RECIPES)
     rates = {name: recipe.learning_rate for name, recipe in RECIPES.items()}
-    for given in options.lr:
-        name, equals, rate = given.rpartition("=")
+    for setting in options.lr:
+        name, equals, rate = setting.rpartition("=")
         if equals and name not in RECIPES:
             parser.error(f"--lr: no optimizer {name!r}; there are {', '.join(RECIPES)}")
         try:

@@ -1,10 +1,10 @@
-"""Trains a Linen language model, in the loop that a `TrainState` has.
+"""Trains a Linen language model in the usual loop with a `TrainState`.
 
     python -m examples.train_linen
     python -m examples.train_linen --optimizer aro --steps 1000
 
-The layers are scanned. What differs from a loop with any other optimizer is `label`,
-which reads the roles of the parameters from the module and the shape of its input.
+The layers are scanned. The only difference from other optimizers is `label`, which
+reads the roles of the parameters from the module and the shape of its input.
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ class Options:
     """Trains a Linen language model.
 
     Args:
-      optimizer: any of `optax_ortho`, by name.
-      learning_rate: the peak, of the matrices.
-      adamw_learning_rate: the peak, of the others.
-      steps: how many.
-      batch: windows a step.
-      context: bytes a window.
-      layers: of the model.
-      width: of the model.
-      heads: of its attention.
-      data: a file or a folder; the Python standard library if left out.
+      optimizer: the name of any recipe of `optax_ortho`.
+      learning_rate: the peak rate of the matrices.
+      adamw_learning_rate: the peak rate of the other leaves.
+      steps: number of steps.
+      batch: windows per step.
+      context: bytes per window.
+      layers: number of layers.
+      width: width of the residual stream.
+      heads: number of attention heads.
+      data: a file or a folder; by default the Python standard library.
     """
 
     optimizer: str = "muon"
@@ -51,7 +51,7 @@ class Options:
 
 
 class Block(nn.Module):
-    """Attention and an MLP; the second argument and result are for `nn.scan`."""
+    """Attention and an MLP; `nn.scan` needs the second argument and result."""
 
     heads: int
 
@@ -68,7 +68,7 @@ class Block(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Scores of the next byte at every place."""
+    """A language model with logits of the next byte at every position."""
 
     layers: int
     width: int
@@ -77,9 +77,9 @@ class LanguageModel(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        places = jnp.arange(tokens_BT.shape[1])
+        positions = jnp.arange(tokens_BT.shape[1])
         x_BTD = nn.Embed(text.VOCABULARY, self.width, name="token")(tokens_BT)
-        x_BTD += nn.Embed(self.context, self.width, name="position")(places)[None]
+        x_BTD += nn.Embed(self.context, self.width, name="position")(positions)[None]
         blocks = nn.scan(
             Block,
             variable_axes={"params": 0},

@@ -1,12 +1,13 @@
-"""Trains a byte model with MKOR, which needs more from the loss than its gradient.
+"""Trains a byte model with MKOR, which needs statistics of the layers.
 
     python -m examples.train_mkor
     python -m examples.train_mkor --steps 1000 --switch
 
-The model sees eight bytes of the Python standard library and predicts the next. AdamW
-and MKOR start from the same weights and see the same batches. What differs from any
-other optimizer is in `train_step`: the gradient comes with the statistics of each
-layer, and both go to the update. With ``--switch`` the loss goes too (MKOR-H).
+The model predicts the next byte of the Python standard library from eight bytes. AdamW
+and MKOR start from the same weights and see the same batches. The difference from other
+optimizers is in `train_step`: it computes the statistics of each layer with the
+gradient and passes both to the update. With ``--switch`` it also uses the loss
+(MKOR-H).
 """
 
 import argparse
@@ -27,7 +28,7 @@ CONTEXT, EMBEDDING = 8, 32
 
 
 class Bytes(nnx.Module):
-    """An embedding of each byte, two hidden layers, and scores of the next byte."""
+    """An embedding of each byte, two hidden layers, and logits of the next byte."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.embed = nnx.Embed(text.VOCABULARY, EMBEDDING, rngs=rngs)
@@ -49,7 +50,7 @@ def loss_fn(model: Bytes, windows: jax.Array) -> jax.Array:
 
 
 def step_of(labels: optax_ortho.Labels) -> Callable:
-    """The training step, the same for any optimizer of Optax."""
+    """A train step that works for any Optax optimizer."""
 
     @nnx.jit
     def train_step(model, optimizer, windows):
@@ -67,7 +68,7 @@ def train(
     data: tuple[np.ndarray, np.ndarray],
     options: argparse.Namespace,
 ) -> list[float]:
-    """The validation loss, in nats a byte, at ten times in training."""
+    """Validation losses, in nats per byte, at ten times in training."""
     model = Bytes(options.width, rngs=nnx.Rngs(options.seed))
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
     train_step = step_of(optax_ortho.label(model))
@@ -121,7 +122,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--lr", type=float, default=0.01, help="peak rate of MKOR's layers")
     add("--adamw-lr", type=float, default=0.004, help="peak rate of AdamW")
     add("--update-every", type=int, default=10, help="steps between factor updates")
-    add("--switch", action="store_true", help="to first order by the loss: MKOR-H")
+    add("--switch", action="store_true", help="switch to first order (MKOR-H)")
     add("--seed", type=int, default=0)
     add("--data", type=Path, help="a file or a folder; default: the standard library")
     return parser.parse_args(arguments)

@@ -149,7 +149,7 @@ def test_parameters_lie_along_both_axes():
     assert lies["blocks/attention/out/kernel"] == P(None, "tensor", None, "fsdp")
     assert lies["token/embedding"] == P("tensor", "fsdp")
     assert lies["norm/scale"] == P(None)
-    with pytest.raises(SystemExit, match="are not the 8 devices"):
+    with pytest.raises(SystemExit, match="does not match the 8 devices"):
         new_mesh(3, 1, 1, jax.devices())
 
 

@@ -32,7 +32,6 @@ PRONOUNS = {"one", "found", "own", "told", "heard", "dear", "cheap"}
 # Not yet clean; paths or their beginnings.
 TO_COME = (
     "docs/labels.md",
-    "examples/",
     "notebooks/",
     "optax_ortho/blocks.py",
     "optax_ortho/boxes.py",
