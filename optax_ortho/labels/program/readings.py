@@ -201,7 +201,7 @@ def _blocks(
         is_stack = axis < min(fan_in) and len(fan_out) > 1
         if max(sizes) == 1 and is_stack:
             fan_out = tuple(a for a in fan_out if a != axis)
-        elif max(sizes) > 1 or len(fan_out) > 1:
+        elif max(sizes) > 1 or axis < max(fan_out):
             split = Split(axis, sizes)
         else:
             notes.append(f"axis {axis} is taken apart")
