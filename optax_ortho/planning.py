@@ -16,6 +16,7 @@ from optax_ortho.layouts.plan import Axes, Leaf
 from optax_ortho.layouts.sharded import AT_ONCE
 from optax_ortho.layouts.shared import shared_along
 from optax_ortho.matrices import Orthogonalizer, SharedOrthogonalizer
+from optax_ortho.orthogonalizers.method import flops_of
 from optax_ortho.orthogonalizers.transform import Orthogonalized
 from optax_ortho.recording import recording
 from optax_ortho.tables import aligned
@@ -102,11 +103,15 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
         else None
     )
 
+    def flops(m, n):
+        known = flops_of(method, m, n)
+        return _newton_schulz_flops(m, n) if known is None else known
+
     def of(leaves):
         return cost(
             leaves,
             layout.reach,
-            getattr(method, "flops", _newton_schulz_flops),
+            flops,
             # Momenta in owner stacks are not transposed to their short side.
             isinstance(method, Orthogonalizer) and not stays,
             AT_ONCE,

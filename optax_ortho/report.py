@@ -16,6 +16,7 @@ from optax_ortho.labels import UNDECIDED
 from optax_ortho.labels.cautions import Matrix, Row, cautions
 from optax_ortho.measures import MeasuredState, SpectrumState
 from optax_ortho.names import short_name
+from optax_ortho.orthogonalizers.method import flops_of, method_of
 from optax_ortho.orthogonalizers.transform import Orthogonalized
 from optax_ortho.recipes import Group, RecipeState
 from optax_ortho.recording import recording
@@ -177,22 +178,21 @@ def _group_row(group: Group) -> tuple:
 def _matrix_rows(leaves: Sequence[Orthogonalized]) -> Iterator[tuple]:
     """One row for the matrices of one shape, dtype, method and layout."""
     numbers: collections.Counter = collections.Counter()
-    flops_of = {}
+    flops = {}
     for leaf in leaves:
         for block in leaf.axes.block_shapes(leaf.shape):
             shape = leaf.axes.matrix_shape(block)
-            method = leaf.orthogonalizer
-            if hasattr(method, "method"):
-                method = method.method(shape, leaf.dtype, jax.default_backend())
+            platform = jax.default_backend()
+            method = method_of(leaf.orthogonalizer, shape, leaf.dtype, platform)
             key = shape, str(leaf.dtype), short_name(method), short_name(leaf.layout)
             numbers[key] += int(np.prod(block, dtype=int)) // max(
                 int(np.prod(shape)), 1
             )
-            flops_of[key] = getattr(method, "flops", None)
+            flops[key] = flops_of(method, *shape)
     for key, number in numbers.items():
         shape, _, method, layout = key
-        flops = None if flops_of[key] is None else number * flops_of[key](*shape)
-        yield shape, number, method, layout, flops
+        total = None if flops[key] is None else number * flops[key]
+        yield shape, number, method, layout, total
 
 
 def _warnings(

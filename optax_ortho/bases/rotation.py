@@ -29,6 +29,7 @@ from optax_ortho.checks import check_number
 from optax_ortho.frames import Frame, in_frame
 from optax_ortho.layouts.lifting import at_leaves, of_trees
 from optax_ortho.matrices import AxesOf, last_two
+from optax_ortho.orthogonalizers.method import Method
 from optax_ortho.orthogonalizers.prescale import to_unit
 from optax_ortho.orthogonalizers.products import highest
 from optax_ortho.orthogonalizers.qr import QR, Householder
@@ -43,7 +44,7 @@ class RotationState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rotation:
+class Rotation(Method):
     """The method of a rotated matrix, for `summary`."""
 
     qr: QR

@@ -14,9 +14,11 @@ from optax_ortho.orthogonalizers.exact import Exact as Exact
 from optax_ortho.orthogonalizers.exact import qdwh_polar as qdwh_polar
 from optax_ortho.orthogonalizers.exact import svd_polar as svd_polar
 from optax_ortho.orthogonalizers.gram import GramNewtonSchulz as GramNewtonSchulz
+from optax_ortho.orthogonalizers.iteration import Iteration as Iteration
 from optax_ortho.orthogonalizers.low_rank import PowerIteration as PowerIteration
 from optax_ortho.orthogonalizers.low_rank import PowerState as PowerState
 from optax_ortho.orthogonalizers.low_rank import low_rank as low_rank
+from optax_ortho.orthogonalizers.method import Method as Method
 from optax_ortho.orthogonalizers.newton_schulz import NewtonSchulz as NewtonSchulz
 from optax_ortho.orthogonalizers.outliers import Clipped as Clipped
 from optax_ortho.orthogonalizers.polar_express import polar_express as polar_express
@@ -42,6 +44,8 @@ __all__ = [
     "FITTED",
     "GramNewtonSchulz",
     "Householder",
+    "Iteration",
+    "Method",
     "NewtonSchulz",
     "PUBLISHED",
     "PowerIteration",

@@ -1,7 +1,7 @@
 """The choice between methods, by shape, dtype and backend."""
 
 import dataclasses
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +9,9 @@ import jax.numpy as jnp
 
 from optax_ortho.orthogonalizers.coefficients import Coefficients
 from optax_ortho.orthogonalizers.gram import GramNewtonSchulz
-from optax_ortho.orthogonalizers.newton_schulz import NewtonSchulz, check_matrix
+from optax_ortho.orthogonalizers.iteration import Iteration
+from optax_ortho.orthogonalizers.newton_schulz import NewtonSchulz
+from optax_ortho.orthogonalizers.products import Products
 from optax_ortho.orthogonalizers.tables import KELLER_JORDAN
 
 # A float32 matrix of this size stays in a TPU's vector memory through an iteration.
@@ -17,7 +19,7 @@ VMEM_BYTES = 2**25
 
 
 @dataclasses.dataclass(frozen=True)
-class Auto:
+class Auto(Iteration):
     """Newton-Schulz by the method that suits shape, dtype and backend.
 
     ========  =====================================  =================================
@@ -57,14 +59,14 @@ class Auto:
     steps: int | Any = None
 
     def __post_init__(self):
-        # It refuses what it would refuse, and finds the table of a name.
+        # Checks the arguments, and finds the table of a name.
         table = NewtonSchulz(self.coefficients, self.steps).coefficients
         object.__setattr__(self, "coefficients", table)
 
     def method(
         self, shape: tuple[int, int], dtype: Any, platform: str
     ) -> NewtonSchulz | GramNewtonSchulz:
-        """What orthogonalizes matrices of a shape and dtype on a platform.
+        """The method for matrices of a shape and dtype on a platform.
 
         Args:
           shape: ``(m, n)`` of one matrix.
@@ -90,45 +92,21 @@ class Auto:
             return NewtonSchulz(*given)
         return NewtonSchulz(*given, dtype=jnp.bfloat16)
 
-    def orthogonalize(self, x: jax.Array) -> jax.Array:
-        """Orthogonalizes ``(..., m, n)`` matrices, keeping shape and dtype.
-
-        Raises:
-          ValueError: fewer than two axes.
-        """
-        check_matrix(x)
-        return self._chosen(x.shape[-2:], x, lambda method: method.orthogonalize)
-
-    def orthogonalize_blocks(self, x: jax.Array) -> jax.Array:
-        """Orthogonalizes one matrix in column blocks, ``(s, m, k)`` for m x sk."""
-        s, m, k = x.shape
-        return self._chosen((m, s * k), x, lambda method: method.orthogonalize_blocks)
-
-    def orthogonalize_shared(
-        self, x: jax.Array, axes: tuple[str, ...], wire_dtype: Any
-    ) -> jax.Array:
-        """As `NewtonSchulz.orthogonalize_shared`, by what suits this device's part."""
-        s, m, k = x.shape
-        return self._chosen(
-            (m, max(m, s * k)),
-            x,
-            lambda method: lambda x: method.orthogonalize_shared(x, axes, wire_dtype),
-        )
-
-    def shared_cost(
-        self, m: int, n: int, devices: int, wire_dtype: Any
-    ) -> tuple[float, float]:
-        """FLOPs, and bytes sent, of each device of a TPU or GPU."""
-        method = NewtonSchulz(self.coefficients, self.steps)
-        return method.shared_cost(m, n, devices, wire_dtype)
-
-    def _chosen(self, shape: Any, x: jax.Array, way: Callable) -> jax.Array:
-        """The way of the method for the platform that the program is compiled for."""
+    def iterate(self, x: jax.Array, products: Products) -> jax.Array:
+        """See `Iteration`; by the method for the platform of the program."""
+        shape = products.shape_of(x)
         methods = {
             platform: self.method(shape, x.dtype, platform)
             for platform in ("cpu", "tpu", "default")
         }
         if len(set(methods.values())) == 1:
-            return way(methods["cpu"])(x)
-        branches = {name: way(method) for name, method in methods.items()}
+            return methods["cpu"].iterate(x, products)
+        branches = {
+            platform: partial(method.iterate, products=products)
+            for platform, method in methods.items()
+        }
         return jax.lax.platform_dependent(x, **branches)
+
+    def counts(self) -> tuple[int, int]:
+        """Those of `NewtonSchulz`, which a TPU or GPU runs."""
+        return NewtonSchulz(self.coefficients, self.steps).counts()

@@ -24,7 +24,7 @@ import jax
 from optax_ortho.orthogonalizers.auto import Auto
 from optax_ortho.orthogonalizers.coefficients import Coefficients, Row
 from optax_ortho.orthogonalizers.fit import STEPS, fit
-from optax_ortho.orthogonalizers.newton_schulz import check_matrix
+from optax_ortho.orthogonalizers.method import Method, check_matrix, flops_of, method_of
 from optax_ortho.orthogonalizers.tables import COEFFICIENTS, KELLER_JORDAN
 from optax_ortho.orthogonalizers.transform import as_function
 
@@ -108,7 +108,7 @@ PUBLISHED = ShapeCoefficients(
 
 
 @dataclasses.dataclass(frozen=True)
-class ShapedNewtonSchulz:
+class ShapedNewtonSchulz(Method):
     """Newton-Schulz with the coefficients of the matrix's shape.
 
     With `FITTED`, the relative error on random matrices against Keller Jordan's
@@ -155,11 +155,12 @@ class ShapedNewtonSchulz:
         return self.how(self.coefficients.of(m, n))
 
     def method(self, shape: tuple[int, int], dtype: Any, platform: str) -> Any:
-        """What orthogonalizes matrices of a shape and dtype on a platform."""
-        chosen = self.at(*shape)
-        if hasattr(chosen, "method"):
-            return chosen.method(shape, dtype, platform)
-        return chosen
+        """The method for matrices of a shape and dtype on a platform."""
+        return method_of(self.at(*shape), shape, dtype, platform)
+
+    def flops(self, m: int, n: int) -> int | None:
+        """FLOPs for one m x n matrix."""
+        return flops_of(self.at(m, n), m, n)
 
     def orthogonalize(self, x: jax.Array) -> jax.Array:
         """Orthogonalizes ``(..., m, n)`` matrices, keeping shape and dtype.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from optax_ortho.orthogonalizers.newton_schulz import check_matrix
+from optax_ortho.orthogonalizers.method import Method, check_matrix
 from optax_ortho.orthogonalizers.prescale import is_tall, to_unit
 
 
@@ -67,7 +67,7 @@ def qdwh_polar(x: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Exact:
+class Exact(Method):
     """Orthogonalizes by a decomposition: an oracle, and for small matrices.
 
     A TPU does an SVD in float32 many times slower than five products; half precision

@@ -25,27 +25,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from optax_ortho.orthogonalizers.coefficients import Coefficients
-from optax_ortho.orthogonalizers.newton_schulz import (
-    check_matrix,
-    complete,
-    in_blocks,
-    rows_of,
-    started,
-)
+from optax_ortho.orthogonalizers.iteration import Iteration
+from optax_ortho.orthogonalizers.newton_schulz import complete, rows_of, started
 from optax_ortho.orthogonalizers.prescale import Prescale, frobenius
 from optax_ortho.orthogonalizers.products import Products
-from optax_ortho.orthogonalizers.sharing import (
-    Shared,
-    by_sums,
-    cost_of_gather,
-    cost_of_sums,
-    with_columns,
-)
 from optax_ortho.orthogonalizers.tables import KELLER_JORDAN
 
 
 @dataclasses.dataclass(frozen=True)
-class GramNewtonSchulz:
+class GramNewtonSchulz(Iteration):
     """`NewtonSchulz`, cheaper for a long side beyond 1.5 times the short one.
 
     In true float32 with one restart it gives what `NewtonSchulz` gives to 1e-5, and to
@@ -91,6 +79,8 @@ class GramNewtonSchulz:
     unsafe: bool = False
     products: Products = Products()
 
+    rounded_sums = False  # The iteration amplifies their errors.
+
     def __post_init__(self):
         complete(self)
         half = self.dtype is not None and self.dtype.itemsize < 4
@@ -115,33 +105,9 @@ class GramNewtonSchulz:
                 f"{self.precision}; or unsafe=True."
             )
 
-    def orthogonalize(self, x: jax.Array) -> jax.Array:
-        """Orthogonalizes ``(..., m, n)`` matrices, keeping shape and dtype.
-
-        Raises:
-          ValueError: fewer than two axes.
-        """
-        check_matrix(x)
-        return self._iterated(x, self.products)
-
-    def orthogonalize_blocks(self, x: jax.Array) -> jax.Array:
-        """Orthogonalizes one matrix in column blocks, ``(s, m, k)`` for m x sk.
-
-        The order of the columns, and so of the blocks, makes no difference.
-        """
-        return in_blocks(self, x, self._iterated)
-
-    def orthogonalize_shared(
-        self, x: jax.Array, axes: tuple[str, ...], wire_dtype: Any
-    ) -> jax.Array:
-        """Orthogonalizes one matrix of which this device has the blocks ``(s, m, k)``.
-
-        The devices along the mesh axes `axes` have the other blocks. Gram matrices
-        travel as they are, because errors in them are amplified.
-        """
-        return with_columns(self, x, Shared(axes), self._iterated)
-
-    def _iterated(self, x: jax.Array, products: Products) -> jax.Array:
+    def iterate(self, x: jax.Array, products: Products) -> jax.Array:
+        """See `Iteration`."""
+        products = products.unrounded()
         y, r, inverse = started(self, x, products)
         # Sums are in float32; what goes into a product is in the dtype to compute in.
         wide = jnp.promote_types(y.dtype, jnp.float32)
@@ -172,24 +138,7 @@ class GramNewtonSchulz:
                 r = plus(a, s, 1, z, s)
         return (onto(q, y) * inverse).astype(x.dtype)
 
-    def flops(self, m: int, n: int) -> int:
-        """Floating-point operations for one real m x n matrix."""
-        short, long = sorted((m, n))
-        starts, squares = self._counts()
-        return 2 * squares * short**3 + 4 * starts * short**2 * long
-
-    def shared_cost(
-        self, m: int, n: int, devices: int, wire_dtype: Any
-    ) -> tuple[float, float]:
-        """FLOPs, and bytes sent, of each device that shares an m x n matrix."""
-        dtype = jnp.dtype(jnp.float32 if self.dtype is None else self.dtype)
-        if not by_sums(self, dtype):
-            sent = cost_of_gather(m, n, devices)
-            return self.flops(m, n), dtype.itemsize * sent
-        flops, sent = cost_of_sums(*self._counts(), m, n, devices, False)
-        return flops, dtype.itemsize * sent
-
-    def _counts(self) -> tuple[int, int]:
-        """How many starts, and how many products of squares between them."""
+    def counts(self) -> tuple[int, int]:
+        """The number of starts, and of products of squares between them."""
         starts = 1 + sum(0 < step < self.steps for step in self.restarts)
         return starts, 4 * self.steps - 3 * starts

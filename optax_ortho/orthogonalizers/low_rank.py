@@ -29,6 +29,7 @@ from optax_ortho import layouts
 from optax_ortho.checks import check_number, refuse_array
 from optax_ortho.layouts.lifting import at_leaves, of_trees
 from optax_ortho.matrices import AxesOf, last_two
+from optax_ortho.orthogonalizers.method import Method
 from optax_ortho.orthogonalizers.prescale import is_tall, to_unit
 from optax_ortho.orthogonalizers.products import highest
 from optax_ortho.orthogonalizers.qr import QR, RandomizedCholesky
@@ -51,7 +52,7 @@ STRUCTURE = jax.tree.structure(PowerState(0, 0))
 
 
 @dataclasses.dataclass(frozen=True)
-class PowerIteration:
+class PowerIteration(Method):
     """The low-rank factors of a matrix, improved from step to step.
 
     Args:
@@ -90,11 +91,11 @@ class PowerIteration:
         short, multiple = min(fan_in, fan_out), self.rank_multiple_of
         return min(multiple * math.ceil(self.rank_fraction * short / multiple), short)
 
-    def flops(self, fan_in: int, fan_out: int) -> int:
-        """Of one matrix: the products, and the QR as if by reflections."""
-        rank = self.rank(fan_in, fan_out)
-        products = 4 * (self.steps + 1) * fan_in * fan_out * rank
-        return products + 4 * self.steps * max(fan_in, fan_out) * rank**2
+    def flops(self, m: int, n: int) -> int:
+        """FLOPs for one matrix: the products, and the QR as if by reflections."""
+        rank = self.rank(m, n)
+        products = 4 * (self.steps + 1) * m * n * rank
+        return products + 4 * self.steps * max(m, n) * rank**2
 
     def factors(self, b: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
         """P and R with P R^T near B, from the V of the step before."""

@@ -9,7 +9,6 @@ References:
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,28 +16,21 @@ import jax.numpy as jnp
 
 from optax_ortho.checks import check_number, refuse_array
 from optax_ortho.orthogonalizers.coefficients import Coefficients, Row
+from optax_ortho.orthogonalizers.iteration import Iteration
 from optax_ortho.orthogonalizers.prescale import (
     FROM_SQUARES,
     Prescale,
     frobenius,
+    has_range,
     inverse_of,
     normalized,
 )
-from optax_ortho.orthogonalizers.products import InBlocks, Products
-from optax_ortho.orthogonalizers.sharing import (
-    Shared,
-    by_sums,
-    cost_of_gather,
-    cost_of_sums,
-    has_range,
-    in_rows,
-    with_columns,
-)
+from optax_ortho.orthogonalizers.products import Products
 from optax_ortho.orthogonalizers.tables import COEFFICIENTS, KELLER_JORDAN
 
 
 @dataclasses.dataclass(frozen=True)
-class NewtonSchulz:
+class NewtonSchulz(Iteration):
     """Orthogonalizes by a table of quintic (or cubic) steps.
 
     The result is free of scale (with ``eps=0``), zero stays exactly zero, and a tall
@@ -83,35 +75,8 @@ class NewtonSchulz:
     def __post_init__(self):
         complete(self)
 
-    def orthogonalize(self, x: jax.Array) -> jax.Array:
-        """Orthogonalizes ``(..., m, n)`` matrices, keeping shape and dtype.
-
-        Raises:
-          ValueError: fewer than two axes.
-        """
-        check_matrix(x)
-        return self._iterated(x, self.products)
-
-    def orthogonalize_blocks(self, x: jax.Array) -> jax.Array:
-        """Orthogonalizes one matrix in column blocks, ``(s, m, k)`` for m x sk.
-
-        The order of the columns, and so of the blocks, makes no difference.
-        """
-        return in_blocks(self, x, self._iterated)
-
-    def orthogonalize_shared(
-        self, x: jax.Array, axes: tuple[str, ...], wire_dtype: Any
-    ) -> jax.Array:
-        """Orthogonalizes one matrix of which this device has the blocks ``(s, m, k)``.
-
-        The devices along the mesh axes `axes` have the other blocks; what they send of
-        Gram matrices travels in `wire_dtype`.
-        """
-        rows = in_rows(x.shape[1], jax.lax.axis_size(axes))
-        products = Shared(axes, wire_dtype, rows)
-        return with_columns(self, x, products, self._iterated)
-
-    def _iterated(self, x: jax.Array, products: Products) -> jax.Array:
+    def iterate(self, x: jax.Array, products: Products) -> jax.Array:
+        """See `Iteration`."""
         y, p, inverse = started(self, x, products)
         # Not in half precision, which would round the coefficients too.
         wide = jnp.promote_types(y.dtype, jnp.float32)
@@ -122,25 +87,8 @@ class NewtonSchulz:
             y = (y_wide if i else y_wide * inverse).astype(y.dtype)
         return y.astype(x.dtype)
 
-    def flops(self, m: int, n: int) -> int:
-        """Floating-point operations for one real m x n matrix."""
-        short, long = sorted((m, n))
-        steps, squares = self._counts()
-        return 4 * steps * short**2 * long + 2 * squares * short**3
-
-    def shared_cost(
-        self, m: int, n: int, devices: int, wire_dtype: Any
-    ) -> tuple[float, float]:
-        """FLOPs, and bytes sent, of each device that shares an m x n matrix."""
-        itemsize = jnp.dtype(wire_dtype).itemsize
-        if not by_sums(self, jnp.float32):
-            return self.flops(m, n), itemsize * cost_of_gather(m, n, devices)
-        rows = in_rows(m, devices)
-        flops, sent = cost_of_sums(*self._counts(), m, n, devices, rows)
-        return flops, itemsize * sent
-
-    def _counts(self) -> tuple[int, int]:
-        """How many steps, and how many of them with a square of the Gram matrix."""
+    def counts(self) -> tuple[int, int]:
+        """The number of steps, and of those that square the Gram matrix."""
         return len(rows_of(self)), sum(c != 0 for _, _, c in rows_of(self))
 
 
@@ -234,23 +182,3 @@ def started(
     of_gram = inverse.reshape((*gram.shape[:-2], 1, 1))
     gram = (gram.astype(wide) * of_gram * of_gram).astype(gram.dtype)
     return y, gram, inverse
-
-
-def in_blocks(iteration: Any, x: jax.Array, iterated: Callable) -> jax.Array:
-    """An iteration of ``(s, m, k)`` blocks, joined first where that is needed."""
-    s, m, k = x.shape
-    if s == 1:
-        return iteration.orthogonalize(x[0])[None]
-    by_xla = type(iteration.products) is Products
-    if by_xla and m <= s * k and iteration.prescale in FROM_SQUARES:
-        return iterated(x, InBlocks())
-    whole = x.transpose((1, 0, 2)).reshape((m, s * k))
-    return iteration.orthogonalize(whole).reshape((m, s, k)).transpose((1, 0, 2))
-
-
-def check_matrix(x: jax.Array) -> None:
-    """Refuses what is not a matrix or a batch of them."""
-    if jnp.ndim(x) < 2:
-        raise ValueError(
-            f"An orthogonalizer takes (..., m, n) arrays, got shape {jnp.shape(x)}."
-        )

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 
 from optax_ortho.checks import check_number
-from optax_ortho.orthogonalizers.newton_schulz import check_matrix
+from optax_ortho.orthogonalizers.method import Method, check_matrix, flops_of, method_of
 from optax_ortho.orthogonalizers.quantile import quantile_of_magnitudes
 from optax_ortho.orthogonalizers.transform import as_function
 
 
 @dataclasses.dataclass(frozen=True)
-class Clipped:
+class Clipped(Method):
     """An orthogonalizer of the matrix whose outliers are cut.
 
     Every matrix has a threshold of its own, a quantile of the magnitudes of its
@@ -84,11 +84,12 @@ class Clipped:
         return as_function(self.orthogonalizer)(clip(x, threshold))
 
     def method(self, shape: tuple[int, int], dtype: Any, platform: str) -> Any:
-        """What orthogonalizes the clipped matrix, for a summary."""
-        inner = self.orthogonalizer
-        if hasattr(inner, "method"):
-            return inner.method(shape, dtype, platform)
-        return inner
+        """The method for the clipped matrix."""
+        return method_of(self.orthogonalizer, shape, dtype, platform)
+
+    def flops(self, m: int, n: int) -> int | None:
+        """FLOPs for one m x n matrix, without the threshold."""
+        return flops_of(self.orthogonalizer, m, n)
 
 
 def clip(x: jax.Array, threshold: Any) -> jax.Array:

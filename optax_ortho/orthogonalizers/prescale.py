@@ -216,3 +216,8 @@ def normalized(
     x, power = to_unit(x.astype(wide))
     divisor = bound * prescale(x, eps * power / bound)
     return (x * inverse_of(divisor, divisor > 0)).astype(dtype)
+
+
+def has_range(dtype: Any) -> bool:
+    """Whether squares of numbers near 1 are safe in a dtype; not in float16."""
+    return jnp.finfo(dtype).maxexp >= jnp.finfo(jnp.float32).maxexp

@@ -1,8 +1,9 @@
 """The products that iterations and factorizations are made of.
 
-With k the shorter side of X, the Gram matrix and what is applied to X are k x k. A tall
-X is multiplied from the right, as it lies, because a transposition would cost as much
-memory traffic as a product.
+With k the shorter side of X, the Gram matrix and the factors applied to X are k x k. A
+tall X is multiplied from the right, without a transposition, which would cost as much
+memory traffic as a product. Products of half precision are summed, and returned, in
+float32.
 """
 
 import dataclasses
@@ -18,10 +19,9 @@ from optax_ortho.orthogonalizers.prescale import is_tall, near_unit
 class Products:
     """The three products of a Newton-Schulz iteration, as XLA does them.
 
-    What comes before them, the scaling, depends as they do on how a matrix lies.
-
-    A subclass may do them in another way; `optax_ortho.orthogonalizers.kernels` has two
-    that compute one triangle of a symmetric result.
+    A subclass may compute them in another way, or for matrices in another form;
+    `optax_ortho.orthogonalizers.kernels` has two that compute one triangle of a
+    symmetric result.
 
     Examples:
       >>> x = jnp.array([[1.0, 2.0]])
@@ -29,15 +29,29 @@ class Products:
       [[5.]] [[5.]]
     """
 
+    # Whether the products of a matrix in column blocks may be those of `InBlocks`.
+    by_columns = True
+
+    def shape_of(self, x: jax.Array) -> tuple[int, int]:
+        """The shape of one matrix."""
+        return x.shape[-2], x.shape[-1]
+
+    def unrounded(self) -> "Products":
+        """The same products, with nothing rounded for communication."""
+        return self
+
     def near_unit(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """X times a power of two, and the power; see `prescale.near_unit`."""
         return near_unit(x)
 
     def gram(self, x: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
         """``X X^H``, or ``X^H X`` of a tall X, in the dtype of X."""
+        spec, p, q = "...ik,...jk->...ij", x, x.conj()
         if is_tall(x):
-            return _einsum("...ki,...kj->...ij", x.conj(), x, precision).astype(x.dtype)
-        return _einsum("...ik,...jk->...ij", x, x.conj(), precision).astype(x.dtype)
+            spec, p, q = "...ki,...kj->...ij", x.conj(), x
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        gram = jnp.einsum(spec, p, q, precision=precision, preferred_element_type=wide)
+        return gram.astype(x.dtype)
 
     def polynomial(
         self,
@@ -61,26 +75,43 @@ class Products:
         Returns:
           The sum, taken in float32 or better, in the dtype of E.
         """
-        total = a * e.astype(jnp.promote_types(e.dtype, jnp.float32))
+        wide = jnp.promote_types(e.dtype, jnp.float32)
+        total = a * e.astype(wide)
         if c != 0:
-            total += c * _multiply(p, q, precision)
+            total += c * jnp.einsum(
+                "...ij,...jk->...ik",
+                p,
+                q,
+                precision=precision,
+                preferred_element_type=jnp.promote_types(p.dtype, jnp.float32),
+            )
         return total.astype(e.dtype)
 
     def apply(
         self, q: jax.Array, x: jax.Array, precision: lax.PrecisionLike
     ) -> jax.Array:
         """``Q X``, or ``X Q`` of a tall X, in float32 or better."""
-        if is_tall(x):
-            return _multiply(x, q, precision)
-        return _multiply(q, x, precision)
+        left, right = (x, q) if is_tall(x) else (q, x)
+        return jnp.einsum(
+            "...ij,...jk->...ik",
+            left,
+            right,
+            precision=precision,
+            preferred_element_type=jnp.promote_types(left.dtype, jnp.float32),
+        )
 
 
 class InBlocks(Products):
-    """The products of matrices that lie in column blocks, ``(s, m, k)`` for m x sk.
+    """The products of matrices in column blocks, ``(s, m, k)`` for m x sk.
 
     What several devices have sent is such an array; joining the blocks would cost as
     much memory traffic as a product.
     """
+
+    def shape_of(self, x: jax.Array) -> tuple[int, int]:
+        """The shape of the matrix."""
+        s, m, k = x.shape
+        return m, s * k
 
     def near_unit(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """All blocks times one power of two."""
@@ -88,25 +119,22 @@ class InBlocks(Products):
 
     def gram(self, x: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
         """``X X^H``, the sum of the blocks' own."""
-        return _einsum("smk,snk->mn", x, x.conj(), precision).astype(x.dtype)
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        gram = jnp.einsum(
+            "smk,snk->mn", x, x.conj(), precision=precision, preferred_element_type=wide
+        )
+        return gram.astype(x.dtype)
 
     def apply(
         self, q: jax.Array, x: jax.Array, precision: lax.PrecisionLike
     ) -> jax.Array:
         """``Q X``, block by block."""
-        return _einsum("mn,snk->smk", q, x, precision)
+        wide = jnp.promote_types(q.dtype, jnp.float32)
+        return jnp.einsum(
+            "mn,snk->smk", q, x, precision=precision, preferred_element_type=wide
+        )
 
 
 def highest(x: jax.Array, y: jax.Array) -> jax.Array:
     """``X Y`` in the highest precision, for factors that errors would accumulate in."""
     return jnp.matmul(x, y, precision=lax.Precision.HIGHEST)
-
-
-def _multiply(p: jax.Array, q: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
-    return _einsum("...ij,...jk->...ik", p, q, precision)
-
-
-def _einsum(spec: str, p: jax.Array, q: jax.Array, precision: lax.PrecisionLike):
-    # Half precision is summed, and handed on, in float32.
-    wide = jnp.promote_types(p.dtype, jnp.float32)
-    return jnp.einsum(spec, p, q, precision=precision, preferred_element_type=wide)

@@ -97,7 +97,7 @@ def record_matrices(params: Any, axes: AxesOf, method: Any, layout: Any) -> None
     Args:
       params: the parameters.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      method: what is done; it prints, and may have ``flops(m, n)`` of one matrix.
+      method: the method, which prints; a `Method` or anything else.
       layout: how the matrices are spread over devices.
 
     Raises:

@@ -22,6 +22,8 @@ from optax_ortho.orthogonalizers.products import Products
 class Symmetric(Products):
     """`Products` with the two symmetric ones by a kernel, which a subclass gives."""
 
+    by_columns = False
+
     takes: ClassVar[tuple[Any, ...]]
 
     def kernel(
