@@ -95,10 +95,18 @@ def _text(
         read = "model, inputs" if "model" in call else "function, params, inputs"
         better = f"label({read}) reads {them} from the forward pass; or "
     return (
-        f"{names}: no layer and no name says what {are}. {better}{call}, "
+        f"{names}: {_reason(shown, are)}. {better}{call}, "
         f"overrides={{{code}}}): MatrixAxes orthogonalizes {them}, a role such as "
         f"'embedding' or 'vector' leaves {them} to the fallback optimizer."
     )
+
+
+def _reason(shown: Sequence[Sequence[Placed]], are: str) -> str:
+    """What the program says of leaves that it does not decide, if there is one."""
+    readings = [getattr(kind[0], "reading", None) for kind in shown]
+    notes = [note for reading in readings if reading for note in reading.notes]
+    reasons = "; ".join(dict.fromkeys(notes))
+    return reasons if reasons else f"no layer and no name says what {are}"
 
 
 def _names(kind: Sequence[Placed], longest: int) -> str:

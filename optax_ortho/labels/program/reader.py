@@ -12,12 +12,8 @@ from optax_ortho.labels.program.views import Atom, Axis, Kind, View
 
 Equation = Any  # jax.extend.core.JaxprEqn
 Rule = Callable[["Reader", Equation, list[Value]], list[Value]]
-INNER = (
-    "jaxpr",
-    "call_jaxpr",
-    "fun_jaxpr",
-    "call",
-)  # Where an equation keeps its program.
+# Where an equation keeps the program that it calls.
+INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call", "callee")
 
 
 class Use(NamedTuple):

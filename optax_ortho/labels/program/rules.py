@@ -16,9 +16,9 @@ from optax_ortho.labels.program.reader import Rule
 PRIMITIVES = {
     # Nothing changes but the type, the name or the placement.
     movement.identity: """
-        convert_element_type copy copy_p reduce_precision rev name real conj device_put
-        sharding_constraint mesh_cast reshard optimization_barrier pvary pcast
-        pbroadcast psum psum2 psum_invariant pmax pmin ppermute bitcast_convert_type""",
+        convert_element_type copy reduce_precision rev name real conj device_put
+        sharding_constraint reshard optimization_barrier pvary pbroadcast psum
+        psum_invariant pmax pmin ppermute bitcast_convert_type""",
     movement.stop_gradient: "stop_gradient",
     # Axes move.
     movement.transpose: "transpose",
@@ -33,8 +33,8 @@ PRIMITIVES = {
     movement.stack: "stack",
     movement.concatenate: "concatenate",
     movement.update: """
-        dynamic_update_slice scatter scatter_add scatter-add scatter_mul scatter-mul
-        scatter_max scatter-max scatter_min scatter-min""",
+        dynamic_update_slice scatter scatter-add scatter-sub scatter-mul scatter-max
+        scatter-min""",
     movement.resize: """
         all_gather all_gather_invariant all_gather_reduced reduce_scatter
         unreduced_reduce_scatter""",
@@ -65,7 +65,7 @@ PRIMITIVES = {
     control.while_: "while",
     control.cond: "cond",
     # Kernels have a program, but of blocks of memory.
-    movement.opaque: "pallas_call custom_linear_solve linear_call",
+    movement.opaque: "pallas_call custom_linear_solve",
 }
 RULES: dict[str, Rule] = {
     name: rule for rule, names in PRIMITIVES.items() for name in names.split()

@@ -105,6 +105,18 @@ def custom_vmap(p, x):
     return h @ p["out"]
 
 
+@table(LAYER, X)
+def linear_call(p, x):
+    def product(w, x):
+        return x @ w
+
+    def transpose(w, y):
+        return y @ w.T
+
+    h = jax.custom_derivatives.linear_call(product, transpose, p["w"], x)
+    return jnp.tanh(h + p["b"]) @ p["out"]
+
+
 @table({"w": ((6, 8), IN_OUT), **OUT}, X)
 def gradients_in_the_forward_pass(p, x):
     def energy(x):
@@ -168,6 +180,21 @@ def scattered_sums(p, x):
     return jax.shard_map(
         local, mesh=mesh(), in_specs=(own, P(None, "model")), out_specs=P("model")
     )(p, x)
+
+
+@table(LAYER, X)
+def gathered_and_sent_to_all(p, x):
+    def local(p, x):
+        w = lax.pbroadcast(lax.all_gather(p["w"], "model", tiled=True), ("model",), 0)
+        h = lax.all_gather(
+            jnp.tanh(x @ w + p["b"]), "model", tiled=True, to="invarying"
+        )
+        return h @ p["out"]
+
+    own = {"w": P("model"), "b": P(), "out": P()}
+    return jax.shard_map(local, mesh=mesh(), in_specs=(own, P("model")), out_specs=P())(
+        p, x
+    )
 
 
 @table(LAYER, X)

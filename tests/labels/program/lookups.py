@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend import random
 
 from optax_ortho.matrices import MatrixAxes
 from tests.labels.program.case import Table, floats, integers
@@ -123,7 +124,9 @@ def noise_of_many_kinds(p, x, key):
     h += jax.random.normal(jax.random.wrap_key_data(raw), (2, 8))
     h += jax.random.normal(jax.random.key(3), (2, 8))
     bits, _ = lax.rng_bit_generator(jnp.zeros(4, jnp.uint32), (2, 8))[::-1]
-    return (h + bits.astype(jnp.float32)) @ p["out"]
+    h += lax.rng_uniform(0.0, 1.0, (2, 8))
+    counts = random.threefry_2x32(raw, jnp.arange(16, dtype=jnp.uint32)).reshape(2, 8)
+    return (h + bits.astype(jnp.float32) + counts.astype(jnp.float32)) @ p["out"]
 
 
 @table(
@@ -146,8 +149,11 @@ def relu_by_comparison_chooses_nothing(p, x):
 
 
 @table({"w": ((6, 8), IN_OUT), **OUT}, floats(2, 6))
-def pooling_by_a_maximum(p, x):
-    return jnp.tanh(x @ p["w"]).max(0) @ p["out"]
+def pooling_of_many_kinds(p, x):
+    h = jnp.tanh(x @ p["w"])
+    on = (h > 0).all(0) | (h < 0).any(0) | (lax.reduce_xor(h > 0, (0,)))
+    h = h.max(0) + h.min(0) + h.sum(0) + h.prod(0) + h.mean(0)
+    return jnp.where(on, h, 0) @ p["out"]
 
 
 @table(

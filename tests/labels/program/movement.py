@@ -235,7 +235,8 @@ def scattered_updates(p, x):
     h = jnp.tanh(x @ p["w"])
     index = jnp.array([0, 1])
     h = h.at[index, 0].add(1.0).at[index, 1].multiply(2.0)
-    return h.at[index, 2].max(0.0).at[index, 3].min(1.0) @ p["out"]
+    h = h.at[index, 2].max(0.0).at[index, 3].min(1.0).at[0, 4].subtract(1.0)
+    return h @ p["out"]
 
 
 @table({"w": ((6, 8), "frozen", jnp.int32), **OUT}, X)  # Integers are not trained.
