@@ -19,8 +19,10 @@ from optax_ortho.labels.table import Labels, Remark
 from optax_ortho.labels.words import routers, said_role, says_head
 from optax_ortho.matrices import MatrixAxes
 
-# Roles that differ in name alone: of these, a layer knows its own best.
+# Roles that differ in name alone: of these, a layer knows its own best. A vector is
+# what it calls anything of one axis that it says nothing about.
 SMALL = frozenset({"bias", "norm", "vector", "scalar"})
+DECLARED = SMALL - {"vector"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _by_program(
         if reading.split is not None and axes.split is None:
             notes.append(f"{len(reading.split.sizes)} blocks found")
     declared = leaf.declared.role if leaf.declared is not None else None
-    if declared in SMALL and label.role in SMALL | {"embedding"}:
+    if declared in DECLARED and label.role in SMALL | {"embedding"}:
         label = Label(declared)
     difference = _difference(leaf, label, names_router)
     if difference and request.strict:
@@ -235,7 +237,14 @@ def _footnotes(
     roles = {decision.label.role for decision in decisions}
     if not readings or "head" in roles or any(r.role == "head" for r in readings):
         return ()
-    ends = [reading.path for reading in readings if reading.ends]
+    # A table that is the head too, or a value of one column, is left out as it is.
+    ends = [
+        leaf.path
+        for leaf, decision in zip(leaves, decisions, strict=True)
+        if leaf.reading is not None
+        and leaf.reading.ends
+        and decision.label.role == MATRIX
+    ]
     if not ends:
         return ()
     shown = " and ".join(ends[:2]) + (f" and {len(ends) - 2} more" * (len(ends) > 2))
