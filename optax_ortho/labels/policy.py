@@ -13,7 +13,7 @@ class Policy:
 
     What a parameter does in a program is a fact; whether its matrix should be
     orthogonalized is not always one. The evidence for each default is on the page
-    "Labels" of the documentation.
+    "Choices of labels" of the documentation.
 
     Args:
       heads: whether the last projections, to logits or outputs, are. By default they

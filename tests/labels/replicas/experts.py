@@ -108,12 +108,13 @@ def deepseek():
         shared = jax.nn.silu(x @ p["shared_up"]) @ p["shared_down"]
         return (x + shared + experts_of(p, x)) @ p["head"]
 
-    return label(forward, params, tokens(7), split="gate_up"), {
+    return label(forward, params, tokens(7), split=("kv_a", "gate_up")), {
         "embed": "embedding",
         "head": "head",
         "*_norm": "norm",
         "router": "vector",
         "router_bias": "small",
+        "kv_a": "0 -> 1, 2 blocks",
         "gate_up": "[0] 1 -> 2, 2 blocks",
         "down": "[0] 1 -> 2",
         "*": "0 -> 1",
