@@ -125,7 +125,8 @@ def reshaped(
                 if atom.size % length:
                     return None
                 minor = atom.size // length
-                queue.insert(0, Atom(atom.axis, atom.stride, minor))
+                rest = atom.start % minor
+                queue.insert(0, Atom(atom.axis, atom.stride, minor, rest))
                 major = atom.stride * minor
                 atom = Atom(atom.axis, major, length, atom.start // minor)
             axis.append(atom)
