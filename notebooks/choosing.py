@@ -18,9 +18,10 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/optax-ortho/optax_ortho/blob/main/notebooks/choosing.ipynb)
 #
-# Every optimizer here has one scale of learning rates and one set of arguments, so
-# trying another is a change of one word. This tries several, each at several rates, on
-# a small task. Two minutes on two CPU cores; put your own model in.
+# All optimizers share one scale of learning rates and one set of arguments, so changing
+# the optimizer means changing one word. This notebook tries several optimizers at
+# several rates on a small task, which you can replace by your own model. It takes two
+# minutes on two CPU cores.
 
 # %%
 import importlib.util
@@ -51,7 +52,7 @@ from optax_ortho import plots
 # %% [markdown]
 # ## A task
 #
-# An MLP guesses the next byte of Python's standard library from the sixteen before it.
+# An MLP predicts the next byte of Python's standard library from sixteen bytes.
 
 
 # %%
@@ -88,7 +89,7 @@ validation = batches(unseen, seed=1, number=1, size=4096)[0]
 # %% [markdown]
 # ## One run
 #
-# All steps are one program. The rate is an argument of it, so that each optimizer is
+# All steps are one compiled program. The rate is an argument, so that each optimizer is
 # compiled once.
 
 
@@ -112,7 +113,7 @@ def some_steps(make, rate, params, state, tokens):
 
 
 def train(make, rate, seed=0):
-    """Validation losses, and seconds a step."""
+    """Validation losses, and seconds per step."""
     params = nnx.state(MLP(nnx.Rngs(seed)))
     state, points, seconds = make(rate).init(params), [], []
     tokens = batches(text, seed=(0, seed), number=STEPS // EVERY * EVERY)
@@ -128,9 +129,9 @@ def train(make, rate, seed=0):
 # %% [markdown]
 # ## Several optimizers, each at several rates
 #
-# The rate of the other leaves is the same everywhere, so what differs is what happens
-# to the matrices. AdamW wants a smaller rate, NAMO a larger: the best should not be at
-# the edge of what is tried.
+# The rate of the other leaves is the same everywhere, so that only the treatment of the
+# matrices differs. AdamW needs smaller rates and NAMO larger ones; the best rate should
+# not be at the edge of the tried range.
 
 # %%
 labels = optax_ortho.label(MLP(nnx.Rngs(0)))
@@ -159,18 +160,18 @@ candidates["optax.adamw"] = lambda rate: optax.adamw(
     lambda step: rate * shape(step), b2=0.95
 )
 
-found = {}
+runs_at_best = {}
 for name, make in candidates.items():
     rates = [rate * FACTORS.get(name, 1) for rate in RATES]
     runs = {rate: train(make, rate) for rate in rates}
     best = min(runs, key=lambda rate: runs[rate][0][-1, 1])
-    found[name] = runs[best]
+    runs_at_best[name] = runs[best]
     across = "  ".join(f"{rate:g}: {runs[rate][0][-1, 1]:.3f}" for rate in rates)
     print(f"{name:22} {across}  {1e3 * runs[best][1]:5.1f} ms a step")
 
 # %%
 plots.curves(
-    {name: points for name, (points, _) in found.items()},
+    {name: points for name, (points, _) in runs_at_best.items()},
     ylabel="validation loss, nats a byte",
     highlight="muon",
     reference="optax.adamw",
@@ -178,9 +179,8 @@ plots.curves(
 )
 
 # %% [markdown]
-# One seed and one small task say whether a method is sane, and not which is best. Two
-# seeds and a few more rates around the best cost little, and tell whether a difference
-# is one:
+# One seed and one small task show that a method works, but not which one is best. A few
+# more seeds cost little, and show whether a difference is significant:
 
 # %%
 for name in ("muon", "normuon"):
@@ -189,4 +189,4 @@ for name in ("muon", "normuon"):
 
 # %% [markdown]
 # [How to choose](https://github.com/optax-ortho/optax_ortho/blob/main/docs/choose.md)
-# has all of them with cost and memory, and when which is worth it.
+# lists all optimizers with their cost and memory, and says when to use which.

@@ -1,4 +1,4 @@
-"""The notebooks run with few steps, unless they are written anew (`make notebooks`)."""
+"""Few steps for the notebooks, except in `make notebooks`, which saves their output."""
 
 import os
 

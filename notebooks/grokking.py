@@ -18,10 +18,11 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/optax-ortho/optax_ortho/blob/main/notebooks/grokking.ipynb)
 #
-# A network learns a + b mod 59 by heart first, and understands it much later: its error
-# on pairs it has not seen stays near one for long, and then falls to zero. Muon is said
-# to get there sooner ([arXiv 2504.16041](https://arxiv.org/abs/2504.16041)). This tries
-# it, with a sweep of rates for both. Three minutes on two CPU cores.
+# A network first memorizes a + b mod 59 and generalizes much later: its error on unseen
+# pairs stays near one for a long time, and then falls to zero. Muon has been reported
+# to generalize sooner ([arXiv 2504.16041](https://arxiv.org/abs/2504.16041)). This
+# notebook tests that, with a sweep of rates for both optimizers. It takes three minutes
+# on two CPU cores.
 
 # %%
 import importlib.util
@@ -49,8 +50,8 @@ from optax_ortho import plots
 # %% [markdown]
 # ## The task
 #
-# All pairs a, b; two fifths of them to train on, the rest unseen. The network is a
-# transformer of one layer that reads `a b =` and answers at the last place.
+# Two fifths of all pairs a, b are training data, the others stay unseen. The network is
+# a transformer with one layer that reads `a b =` and answers at the last position.
 
 # %%
 P, WIDTH = 59, 128
@@ -82,8 +83,8 @@ class Transformer(nnx.Module):
 # %% [markdown]
 # ## One run
 #
-# Errors on seen and unseen pairs, every 20 steps of 512 pairs each. Weight decay, which
-# grokking needs, is 1 for all parameters and both optimizers.
+# Errors on seen and unseen pairs are measured every 20 steps of 512 pairs each. Weight
+# decay, which grokking needs, is 1 for all parameters and both optimizers.
 
 
 # %%
@@ -128,7 +129,7 @@ def train(make, rate, seed=0):
 
 
 def understood(points):
-    """The step from which 95 % of the unseen pairs were right, once."""
+    """The first step at which 95 % of the unseen pairs are right."""
     right = points[points[:, 2] <= 0.05]
     return int(right[0, 0]) if len(right) else STEPS + 1
 
@@ -136,8 +137,8 @@ def understood(points):
 # %% [markdown]
 # ## A sweep for each
 #
-# AdamW's is over its rate. Muon's is over the rate of the matrices; embeddings and head
-# have AdamW's best there.
+# AdamW's sweep is over its rate, and Muon's is over the rate of the matrices, with
+# AdamW's best rate for embeddings and head.
 
 # %%
 labels = optax_ortho.label(Transformer(nnx.Rngs(0)))
@@ -166,14 +167,17 @@ best = {}
 for name, (make, rates) in sweeps.items():
     steps = {rate: understood(train(make, rate)) for rate in rates}
     best[name] = make, min(steps, key=steps.__getitem__)
-    told = {rate: n if n <= STEPS else "not yet" for rate, n in steps.items()}
-    print(f"{name:17} steps by rate: {told}")
+    shown = {rate: n if n <= STEPS else "not yet" for rate, n in steps.items()}
+    print(f"{name:17} steps by rate: {shown}")
 
 # %% [markdown]
 # ## Three seeds of each, at its best rate
 
 # %%
-runs = {name: [train(*one, seed) for seed in (1, 2, 3)] for name, one in best.items()}
+runs = {
+    name: [train(make, rate, seed) for seed in (1, 2, 3)]
+    for name, (make, rate) in best.items()
+}
 for name, of_seeds in runs.items():
     print(f"{name:17} understood after {[understood(points) for points in of_seeds]}")
 
@@ -192,11 +196,11 @@ plots.curves(
 )
 
 # %% [markdown]
-# Muon gets there sooner, and over a wider range of rates: AdamW's best is between one
-# that takes more than three times as long and one that does not learn. What Muon does
-# not do at a constant rate this large is settle: its error stays at one to five
-# percent, where AdamW's is zero. Let the rate decay, or take a smaller one.
+# Muon generalizes sooner, and over a wider range of rates: AdamW's best rate is between
+# one that takes more than three times as long and one that does not learn. However, at
+# a constant rate this large Muon does not converge: its error stays at one to five
+# percent, whereas AdamW's is zero. A decaying or smaller rate helps.
 #
-# It depends on the network, too. Where two hidden layers read both embeddings, and
-# every step sees all of the pairs, AdamW understands after 150 steps at its best rate,
-# and Muon after 450.
+# The result also depends on the network. With two hidden layers that read both
+# embeddings, and all pairs in every step, AdamW generalizes after 150 steps at its best
+# rate, and Muon after 450.

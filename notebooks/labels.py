@@ -20,8 +20,7 @@
 #
 # Orthogonalization is for the hidden matrices: not for embeddings, heads, norms and
 # biases. `label` reads from the modules which leaf is which, for an MLP, a CNN, a GPT
-# with its blocks listed or scanned, and low-rank adapters. Ten seconds on two CPU
-# cores.
+# with and without scan, and low-rank adapters. It takes ten seconds on two CPU cores.
 
 # %%
 import importlib.util
@@ -81,9 +80,9 @@ print(optax_ortho.label(CNN(nnx.Rngs(0))))
 # %% [markdown]
 # ## A GPT, its blocks in a list
 #
-# Attention keeps kernels with three axes: (width, heads, head width) for queries, keys
-# and values, and (heads, head width, width) on the way out. The axes of a matrix can be
-# several.
+# Attention has kernels with three axes: (width, heads, head width) for queries, keys
+# and values, and (heads, head width, width) for the output. Fan-in and fan-out can
+# consist of several axes.
 
 
 # %%
@@ -109,9 +108,9 @@ print(optax_ortho.label(Listed(nnx.Rngs(0))))
 # %% [markdown]
 # ## The same GPT, scanned
 #
-# `nnx.vmap` makes all blocks at once, and every leaf gets an axis of layers in front,
-# in brackets here. Norm scales and biases now have two axes, and look like matrices to
-# whoever counts axes.
+# `nnx.vmap` creates all blocks at once, and every leaf gets a leading axis of layers,
+# here in brackets. Norm scales and biases now have two axes, and look like matrices to
+# a method that counts axes.
 
 
 # %%
@@ -128,8 +127,8 @@ print(optax_ortho.label(Scanned(nnx.Rngs(0))))
 # %% [markdown]
 # ## Low-rank adapters
 #
-# `nnx.LoRA` keeps its adapters in variables of another type. With the base frozen only
-# they are trained, and they are matrices.
+# `nnx.LoRA` keeps its adapters in variables of another type. With a frozen base model
+# only the adapters are trained, and they are matrices.
 
 
 # %%
@@ -160,14 +159,14 @@ overrides = {"attn/qkv/kernel": MatrixAxes((0,), (1, 2, 3), Split(1, (1, 1, 1)))
 print(optax_ortho.label(params, overrides=overrides))
 
 # %% [markdown]
-# ## What a count of axes would take
+# ## The result of counting axes
 #
 # `optax.contrib.muon` takes every leaf with two axes unless told otherwise.
 
 
 # %%
 def shares(model):
-    """Parts of all parameters: right, missed and wrong, for ours and by two axes."""
+    """Fractions of parameters: right, missed and wrong, for ours and by two axes."""
     rows = list(optax_ortho.label(model))
     sizes = {path: jnp.prod(jnp.array(shape)) for path, shape, _ in rows}
     total = sum(sizes.values())

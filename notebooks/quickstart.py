@@ -14,7 +14,7 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/optax-ortho/optax_ortho/blob/main/notebooks/quickstart.ipynb)
 #
 # A small GPT learns the bytes of Python's standard library, with AdamW and with Muon.
-# One minute on two CPU cores.
+# It takes one minute on two CPU cores.
 
 # %%
 import importlib.util
@@ -42,7 +42,7 @@ from optax_ortho import plots
 # %% [markdown]
 # ## The model
 #
-# Two blocks of attention and MLP. Nothing in it knows of the optimizer.
+# Two blocks of attention and MLP, written without any thought of the optimizer.
 
 
 # %%
@@ -89,7 +89,8 @@ print(labels)
 # %% [markdown]
 # ## The optimizer
 #
-# One learning rate for the matrices, one for the rest. `summary` says what will happen.
+# One learning rate is for the matrices, one for the other leaves. `summary` describes
+# the optimizer before the first step.
 
 # %%
 rate = optax.warmup_cosine_decay_schedule(0.0, 0.02, STEPS // 10, STEPS)
@@ -100,7 +101,7 @@ muon = optax_ortho.muon(
 print(optax_ortho.summary(muon, nnx.state(model, nnx.Param)))
 
 # %% [markdown]
-# ## Training, as always
+# ## Training, as usual
 
 # %%
 folder = Path(sysconfig.get_path("stdlib"))
@@ -152,11 +153,11 @@ plots.curves(
 )
 
 # %% [markdown]
-# ## What happened
+# ## Diagnostics
 #
-# `diagnostics` are plain scalars for any metrics writer: how many matrices were skipped
-# for a gradient that is not finite, and how large the last update was, per unit of
-# rate.
+# `diagnostics` returns scalars for any metrics writer, among them the number of
+# matrices that were skipped because of a non-finite gradient, and the RMS of the last
+# update per unit of learning rate.
 
 # %%
 for name, value in optax_ortho.diagnostics(optimizer.opt_state).items():

@@ -14,20 +14,20 @@
 # ---
 
 # %% [markdown]
-# # Sharded on a TPU: who works on which matrix
+# # Sharded on a TPU: one owner for each matrix
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/optax-ortho/optax_ortho/blob/main/notebooks/sharding.ipynb)
 #
-# Under FSDP and on 2-D meshes a hidden matrix lies in pieces on several devices, and an
-# orthogonalization needs the whole. Here each matrix goes to one device, and this shows
-# which, for how long, and what is sent, before a TPU is there. Half a minute on two CPU
-# cores.
+# Under FSDP and on 2-D meshes a hidden matrix is sharded over several devices, but an
+# orthogonalization needs the whole matrix. `layouts.sharded` therefore assigns each
+# matrix to one device. This notebook shows the assignment, the work and the
+# communication without a TPU. It takes half a minute on two CPU cores.
 
 # %%
 import importlib.util
 import os
 
-# Where there is no accelerator, eight devices on this CPU.
+# Without an accelerator, simulate eight devices on this CPU.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 if importlib.util.find_spec("optax_ortho") is None:  # As on Colab.
@@ -49,10 +49,10 @@ import optax_ortho
 from optax_ortho import layouts, plots
 
 # %% [markdown]
-# ## A model on a mesh that is not there
+# ## A model on a mesh without devices
 #
-# The shapes of a GPT of 12 layers and width 768 on a mesh of fsdp 4 x tensor 2. An
-# `AbstractMesh` has names and sizes and no devices.
+# These are the shapes of a GPT with 12 layers and width 768 on a mesh of fsdp 4 x
+# tensor 2. An `AbstractMesh` has names and sizes but no devices.
 
 # %%
 mesh = AbstractMesh((4, 2), ("fsdp", "tensor"))
@@ -91,13 +91,15 @@ print(plan)
 plots.plan(plan)
 
 # %% [markdown]
-# Every bar is a matrix with the device that orthogonalizes it. A round is one exchange
-# of pieces, the work, and one exchange of results; it ends with its busiest owner.
+# Every bar is a matrix, in the row of the device that orthogonalizes it. A round is one
+# all-to-all of pieces, the work, and one all-to-all of results; it ends with its
+# busiest owner.
 #
 # ## The same on devices
 #
-# Give the layout the parameters as they lie, and train as ever. Two layers are enough
-# to see that the result is that of one device, up to what bfloat16 on the wire rounds.
+# Create the layout from the sharded parameters and train as usual. Two layers are
+# enough to see that the result equals one device's, up to the rounding of pieces to
+# bfloat16.
 
 # %%
 sizes = (4, 2) if jax.device_count() == 8 else (jax.device_count(), 1)
@@ -147,8 +149,8 @@ moved = distance(params, results["layouts.local()"])
 print(f"sharded differs from local by {away / moved:.2e} of the update")
 
 # %% [markdown]
-# What the compiled programs exchange, from their text, and how long a step takes. Eight
-# devices of one CPU share its cores, so that work which every device repeats shows.
+# The collectives of the compiled programs, and the time of a step. Eight devices of one
+# CPU share its cores, so that work repeated on every device takes longer.
 
 # %%
 KINDS = "all-gather|all-to-all|all-reduce|reduce-scatter|collective-permute"
@@ -161,12 +163,14 @@ def seconds(program, state):
 
 
 for name, (program, state) in programs.items():
-    found = re.findall(rf" ({KINDS})(?:-start)?\(", program.as_text())
-    counts = ", ".join(f"{found.count(kind)} {kind}" for kind in sorted(set(found)))
+    collectives = re.findall(rf" ({KINDS})(?:-start)?\(", program.as_text())
+    counts = ", ".join(
+        f"{collectives.count(kind)} {kind}" for kind in sorted(set(collectives))
+    )
     took = min(seconds(program, state) for _ in range(5))
     print(f"{name:20} {1e3 * took:5.0f} ms a step   {counts}")
 
 # %% [markdown]
 # [Many devices](https://github.com/optax-ortho/optax_ortho/blob/main/docs/scaling.md)
-# has the other layouts: replicated under `jax.pmap`, momentum with the owner, several
-# slices, and more devices than matrices.
+# describes the other layouts: replicated under `jax.pmap`, momentum stored on the
+# owner, several slices, and more devices than matrices.

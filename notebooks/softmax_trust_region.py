@@ -18,10 +18,10 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/optax-ortho/optax_ortho/blob/main/notebooks/softmax_trust_region.ipynb)
 #
-# The Taylor series of cross-entropy converges as far as a singularity of the softmax. A
-# step beyond it is one of which the gradient says nothing. `softmax_radius` measures
-# each step against that radius and shortens it where it is longer. One minute on two
-# CPU cores.
+# The Taylor series of cross-entropy converges up to a singularity of the softmax. About
+# a longer step the gradient contains no information. `softmax_radius` compares each
+# step with that radius and shortens it if it is longer. It takes one minute on two CPU
+# cores.
 
 # %%
 import importlib.util
@@ -50,9 +50,9 @@ from optax_ortho import plots, trust_region
 # %% [markdown]
 # ## A task, and a rate with a spike
 #
-# An MLP guesses the next byte of Python's standard library from the sixteen before it.
-# In the middle of the run the learning rate is 100 times too large for five steps, as
-# after a bug in a schedule, or a restart with another batch size.
+# An MLP predicts the next byte of Python's standard library from sixteen bytes. In the
+# middle of the run the learning rate is 100 times too large for five steps, as after a
+# bug in a schedule or a restart with another batch size.
 
 
 # %%
@@ -105,14 +105,14 @@ adamw = optax.adamw(spiked(0.005), b2=0.95)
 # %% [markdown]
 # ## Training
 #
-# The stage comes last in its chain, after learning rate and sign, and its update needs
-# the logits of the batch as a function of the parameters: `logits_fn`. Other
-# transformations do not look at it.
+# The stage comes last in its chain, after learning rate and sign. Its update needs
+# `logits_fn`, the logits of the batch as a function of the parameters, which other
+# transformations ignore.
 
 
 # %%
 def train(tx):
-    """Validation losses, and the radius ratio of each step where there is one."""
+    """Validation losses, and the radius ratio of each step if it is measured."""
     graph, params = nnx.split(MLP(nnx.Rngs(0)))
     tx = optax.with_extra_args_support(tx)
 
@@ -136,8 +136,8 @@ def train(tx):
 
 
 ways = {"adamw": adamw, "muon": muon, "muon, softmax_radius": guarded}
-found = {name: train(tx) for name, tx in ways.items()}
-for name, (losses, _) in found.items():
+results = {name: train(tx) for name, tx in ways.items()}
+for name, (losses, _) in results.items():
     before, worst = losses[SPIKE - 1, 1], losses[SPIKE:, 1].max()
     print(
         f"{name:21} {before:.3f} before, {worst:.3f} at worst, {losses[-1, 1]:.3f} last"
@@ -145,7 +145,7 @@ for name, (losses, _) in found.items():
 
 # %%
 plots.curves(
-    {name: losses for name, (losses, _) in found.items()},
+    {name: losses for name, (losses, _) in results.items()},
     ylabel="validation loss, nats a byte",
     highlight="muon, softmax_radius",
     headline="A hundred times the learning rate, for five steps",
@@ -153,13 +153,14 @@ plots.curves(
 )
 
 # %% [markdown]
-# ## What the stage saw
+# ## The length of steps
 #
-# `diagnostics` has the ratio of every step to the radius. It is below one in calm
-# training (where steps pass as they are), and says by how much a step was too long.
+# `diagnostics` contains the ratio of every step to the radius. It is below one in
+# normal training, where steps are not changed, and above one by the factor that a step
+# is too long.
 
 # %%
-ratios = found["muon, softmax_radius"][1]
+ratios = results["muon, softmax_radius"][1]
 calm = np.delete(ratios[:, 1], slice(SPIKE, SPIKE + 5))
 print(f"calm steps: median {np.median(calm):.2f}, {np.mean(calm > 1):.0%} above 1")
 print("spike:", " ".join(f"{ratio:.1f}" for ratio in ratios[SPIKE : SPIKE + 5, 1]))
@@ -173,6 +174,6 @@ plots.curves(
 )
 
 # %% [markdown]
-# It costs about one forward and one forward-mode pass of the model a step, less with
-# `stride`, which looks at a part of the batch. See [its
+# It costs about one forward and one forward-mode pass of the model in every step, or
+# less with `stride`, which uses a part of the batch. See [its
 # page](https://github.com/optax-ortho/optax_ortho/blob/main/docs/algorithms/softmax_radius.md).

@@ -14,12 +14,12 @@
 # ---
 
 # %% [markdown]
-# # The four stages, seen in singular values
+# # The four stages and their singular values
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/optax-ortho/optax_ortho/blob/main/notebooks/stages.ipynb)
 #
-# Momentum, orthogonalize, normalize or clamp, trust-region scale: what each stage does
-# to the gradient of a real layer. Half a minute on two CPU cores.
+# Momentum, orthogonalize, normalize or clamp, trust-region scale: the effect of each
+# stage on the gradient of a real layer. It takes half a minute on two CPU cores.
 
 # %%
 import importlib.util
@@ -46,10 +46,10 @@ import optax_ortho
 from optax_ortho import orthogonalizers, plots
 
 # %% [markdown]
-# ## A gradient worth looking at
+# ## A gradient from training
 #
-# An MLP guesses the next byte of Python's standard library from the sixteen before it.
-# It trains for some steps, so that gradient and momentum look as they do in training.
+# An MLP predicts the next byte of Python's standard library from sixteen bytes. It is
+# first trained for some steps, so that gradient and momentum are typical of training.
 
 
 # %%
@@ -98,13 +98,13 @@ losses = [train_step(model, optimizer, batch(step)) for step in range(STEPS)]
 print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")
 
 # %% [markdown]
-# ## What each stage makes of it
+# ## The output of each stage
 #
-# `stage_outputs` runs one update and gives what entered the chain and what left each of
-# its stages. The gradient of a layer is loud in a few directions and faint in most: its
-# largest singular value is many times the median, and a hundred times the smallest.
-# Momentum does not change that. Orthogonalization does: it sets all singular values to
-# about one, so that the rare directions learn as fast as the loud ones.
+# `stage_outputs` runs one update and returns the input of the chain and the output of
+# each of its stages. The gradient of a layer is loud in a few directions and faint in
+# most: its largest singular value is many times the median, and a hundred times the
+# smallest. Momentum does not change that. Orthogonalization does: it sets all singular
+# values to about one, so that faint directions are learned as fast as loud ones.
 
 # %%
 gradient = nnx.grad(loss_fn)(model, batch(STEPS))
@@ -116,7 +116,7 @@ plots.spectra(layer)
 # %% [markdown]
 # The third stage, NorMuon's normalization, evens out the lengths of neurons; singular
 # values stay within a small factor of each other. The trust region multiplies by one
-# number, here so that an update has the RMS of AdamW's usual ones.
+# number, here such that the update has AdamW's usual RMS.
 
 # %%
 for name, kernel in layer.items():
@@ -135,24 +135,24 @@ for name, kernel in layer.items():
 plots.coefficients("keller_jordan", "polar_express_8")
 
 # %% [markdown]
-# Any stage can be exchanged. Here is the same gradient through another orthogonalizer,
-# and through a stage of one's own in place of the normalization.
+# Any stage can be replaced. Here is an optimizer with another orthogonalizer, and with
+# a custom stage in place of the normalization.
 
 
 # %%
 def clamp_neurons(limit=1.2):
-    """No neuron longer than `limit` times the average."""
+    """Clamps the length of neurons to `limit` times the average."""
 
     def clamped(updates, params):
         del params
 
-        def one(u):
+        def on_leaf(u):
             if u.ndim != 2:
                 return u
             lengths = jnp.linalg.norm(u, axis=0)
             return u * jnp.minimum(1.0, limit * lengths.mean() / (lengths + 1e-30))
 
-        return jax.tree.map(one, updates)
+        return jax.tree.map(on_leaf, updates)
 
     return optax.stateless(clamped)
 

@@ -18,8 +18,9 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/optax-ortho/optax_ortho/blob/main/notebooks/write_an_optimizer.ipynb)
 #
-# An idea is usually about one stage. Write that stage; the chain, the labels, the guard
-# against NaN, layouts and checkpoints come with it. One minute on two CPU cores.
+# A new idea usually changes one stage. Write that stage, and get the chain, the labels,
+# the guard against NaN, layouts and checkpoints with it. This takes one minute on two
+# CPU cores.
 
 # %%
 import importlib.util
@@ -52,8 +53,8 @@ from optax_ortho import plots, testing
 #
 # Take momentum at two speeds, a fast average of gradients and a slow one (AdEMAMix,
 # [arXiv 2409.03137](https://arxiv.org/abs/2409.03137)), and orthogonalize their sum.
-# Only the first stage is new. A state is a NamedTuple of arrays, made at init; what it
-# keeps stays in the dtype that it was made in.
+# Only the first stage is new. A state is a NamedTuple of arrays, created at init, whose
+# dtypes do not change.
 
 
 # %%
@@ -88,15 +89,15 @@ def muon_of_two_speeds(learning_rate, *, fast=0.9, slow=0.99, weight=1.0, **comm
 
 
 # %% [markdown]
-# That is all. `common` are the arguments of every recipe: `labels`, `layout`,
+# That is all. `common` stands for the arguments of every recipe: `labels`, `layout`,
 # `weight_decay`, `adamw_learning_rate`, `nonfinite`.
 #
 # ## Does it keep the contract?
 #
-# `optax_ortho.testing` has what every optimizer here promises, as functions for tests
-# of your own: one trace, dtypes that stay, zero in and zero out, the same under
-# `jax.jit`, `jax.vmap`, `optax.MultiSteps` and `optax.partition`, and a NaN that spoils
-# nothing.
+# The functions of `optax_ortho.testing` check in your own tests what every optimizer
+# here promises: one trace, fixed dtypes, zero updates for zero gradients, the same
+# results under `jax.jit`, `jax.vmap`, `optax.MultiSteps` and `optax.partition`, and
+# NaNs that do not spread.
 
 # %%
 params = {"kernel": jnp.ones((4, 6)), "bias": jnp.zeros(6)}
@@ -110,8 +111,8 @@ testing.check_decreases(tx, params)
 print("It does.")
 
 # %% [markdown]
-# A promise that is broken says which, and where. A stage that gives its state away as
-# the update, wider than the gradient was:
+# A broken promise raises an error that says which one, and where. This stage returns
+# its state as the update, in a wider dtype than the gradient's:
 
 
 # %%
@@ -131,7 +132,7 @@ except AssertionError as error:
 # %% [markdown]
 # ## Does it help?
 #
-# An MLP guesses the next byte of Python's standard library from the sixteen before it.
+# An MLP predicts the next byte of Python's standard library from sixteen bytes.
 
 
 # %%
@@ -216,7 +217,7 @@ plots.curves(
 )
 
 # %% [markdown]
-# The two are within the spread of their seeds: here it does not. Most ideas end so, and
-# it is good to know after a minute. One that helps becomes part of the library in six
-# steps:
+# The difference is within the spread of the seeds: here the idea does not help. That is
+# how most ideas end, and it took only a minute to find out. An idea that helps becomes
+# part of the library in six steps:
 # [CONTRIBUTING](https://github.com/optax-ortho/optax_ortho/blob/main/CONTRIBUTING.md).

@@ -32,7 +32,6 @@ PRONOUNS = {"one", "found", "own", "told", "heard", "dear", "cheap"}
 # Not yet clean; paths or their beginnings.
 TO_COME = (
     "docs/labels.md",
-    "notebooks/",
     "optax_ortho/blocks.py",
     "optax_ortho/boxes.py",
     "optax_ortho/checkpoints/from_optax.py",
