@@ -91,8 +91,8 @@ def init_blocks(f: Callable[[MatrixAxes, Any], Any], axes: AxesOf, tree: Any) ->
 def rms(x: jax.Array, over: Sequence[int]) -> jax.Array:
     """The root mean square over some axes, in float32 or better.
 
-    It is taken of entries over the largest of them, so that no square overflows or
-    vanishes, and it is not larger than that entry.
+    Squares are taken of entries over the largest of them, so that none overflows or
+    vanishes.
 
     Args:
       x: an array.
@@ -102,14 +102,58 @@ def rms(x: jax.Array, over: Sequence[int]) -> jax.Array:
       >>> print(rms(jnp.array([3e30, 4e30], jnp.bfloat16), (0,)).dtype)
       float32
     """
+    x, largest, squares = _squares(x, over)
+    mean = squares / max(length(x.shape, over), 1)
+    # A bound and not a choice: one kernel less, and the derivative at zero is finite.
+    return largest * jnp.sqrt(jnp.maximum(mean, jnp.finfo(x.dtype).tiny))
+
+
+def normalize(
+    x: jax.Array, over: Sequence[int], eps: Any = 0.0, rms: Any = None
+) -> jax.Array:
+    """An array over its norm along some axes; zero stays zero.
+
+    Args:
+      x: an array.
+      over: the axes of one norm.
+      eps: added to the norm, in the units of `x`.
+      rms: root mean square of the result (for `eps` of zero); None is a norm of 1.
+
+    Returns:
+      An array of the same shape and dtype.
+
+    Examples:
+      >>> print(normalize(jnp.array([3e30, 4e30]), (0,)))
+      [0.6 0.8]
+    """
+    dtype = x.dtype
+    x, largest, squares = _squares(x, over)
+    # The largest entry has a square of 1, so a sum below 1 is that of zeros.
+    root = jnp.sqrt(jnp.maximum(squares, 1))
+    inverse = 1 / (root + jnp.asarray(eps, root.dtype) / largest)
+    gain = 1.0 if rms is None else rms * math.sqrt(length(x.shape, over))
+    # By the root twice, because the inverse itself may underflow; and XLA would keep an
+    # array of a product that both the sum above and the result need.
+    half = jax.lax.rsqrt(largest)
+    y = x * half * (half * inverse) * jnp.asarray(gain, root.dtype)
+    return y.astype(dtype)
+
+
+def _squares(
+    x: jax.Array, over: Sequence[int]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """An array in float32 or better, its largest magnitude, and its sum of squares.
+
+    Squares are of entries over the largest magnitude, which is at least the smallest
+    normal number.
+    """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    largest = jnp.max(jnp.abs(x), tuple(over), keepdims=True, initial=0)
-    # Of x again and not of its size: that would be a second copy of x in memory.
-    unit = jnp.abs(x / jnp.where(largest > 0, largest, 1))
-    mean = jnp.mean(unit * unit, tuple(over), keepdims=True)
-    # An empty mean is 0/0, and the root of zero has no derivative.
-    positive = mean > 0
-    return jnp.where(positive, largest * jnp.sqrt(jnp.where(positive, mean, 1)), 0)
+    over = tuple(over)
+    largest = jnp.max(jnp.abs(x), over, keepdims=True, initial=0)
+    largest = jnp.maximum(largest, jnp.finfo(x.dtype).tiny)
+    unit = x / largest
+    square = jnp.real(unit * unit.conj()) if jnp.iscomplexobj(x) else unit * unit
+    return x, largest, jnp.sum(square, over, keepdims=True)
 
 
 def quotient(x: jax.Array, y: jax.Array) -> jax.Array:

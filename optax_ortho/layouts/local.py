@@ -224,11 +224,11 @@ def _loop(call: Callable, loads: list[Callable]) -> list:
         return [call(load()) for load in loads]
 
     def turn(i, _):
-        return i + 1, call(lax.switch(i, loads))
+        # Behind a barrier a TPU holds a large matrix in vector memory all along.
+        return i + 1, call(lax.optimization_barrier(lax.switch(i, loads)))
 
     _, stacked = lax.scan(turn, jnp.int32(0), length=len(loads))
-    # A slice at an index that XLA knows is a kernel of its own. Behind a barrier it
-    # knows none, and all slices are the same kernel, which on a CPU compiles faster.
+    # Slices at indices that XLA does not know are one kernel, which compiles faster.
     indices = lax.optimization_barrier(tuple(map(jnp.int32, range(len(loads)))))
     read = functools.partial(
         lax.dynamic_index_in_dim, keepdims=False, allow_negative_indices=False

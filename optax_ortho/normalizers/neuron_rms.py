@@ -14,8 +14,10 @@ References:
   Li et al., `NorMuon <https://arxiv.org/abs/2510.05491>`_, 2025
 """
 
+import math
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -89,16 +91,18 @@ def neuron_rms(
     def even_out(one, scale, o, v):
         del scale  # Of the last stage, which keeps the ratio of one block to another.
         along = averaged(one, o.shape)
-        now = rms(o, along)
-        b = beta2 if isinstance(beta2, float) else jnp.asarray(beta2, v.dtype)
-        square = jnp.squeeze(now * now, along).astype(v.dtype)
-        v = b * v + (1 - b) * square
-        root = jnp.maximum(jnp.sqrt(jnp.expand_dims(v, along)), floor) + eps
-        # The norms follow from what is known of each neuron.
-        after = rms(quotient(now, root), one.fan_in + one.fan_out)
-        factor = quotient(rms(now, one.fan_in + one.fan_out), after)
         wide = o.astype(jnp.promote_types(o.dtype, jnp.float32))
-        return (wide * quotient(factor, root)).astype(o.dtype), v
+        share = 1 / math.sqrt(max(length(o.shape, along), 1))
+        b = beta2 if isinstance(beta2, float) else jnp.asarray(beta2, v.dtype)
+        now = jnp.squeeze(_sum_of_squares(share * wide, along), along)
+        v = b * v + (1 - b) * now.astype(v.dtype)
+        root = jnp.maximum(jnp.sqrt(jnp.expand_dims(v, along)), floor) + eps
+        inverse = quotient(jnp.ones_like(root), root)
+        matrix = one.fan_in + one.fan_out
+        before = _sum_of_squares(wide, matrix)
+        after = _sum_of_squares(wide * inverse, matrix)
+        factor = jnp.sqrt(quotient(before, after))
+        return (wide * (factor * inverse)).astype(o.dtype), v
 
     def init(params):
         return NeuronRmsState(init_blocks(zero, axes, params))
@@ -109,3 +113,7 @@ def neuron_rms(
         return updates, NeuronRmsState(v)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _sum_of_squares(x: jax.Array, over: tuple[int, ...]) -> jax.Array:
+    return jnp.sum(jnp.real(x * x.conj()), over, keepdims=True)

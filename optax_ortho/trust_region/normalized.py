@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_ortho.blocks import length, map_blocks, quotient, rms
+from optax_ortho.blocks import map_blocks, normalize, quotient, rms
 from optax_ortho.checks import check_number, refuse_one_owner
 from optax_ortho.matrices import AxesOf, last_two
 
@@ -68,25 +68,26 @@ def normalized(
     if target_rms is not None:
         check_number("target_rms", target_rms)
 
-    def divide(x, size, number):
-        """By the norm, of which ``size`` is the RMS, so that nothing overflows."""
-        root = math.sqrt(max(number, 1))
-        y = quotient(x.astype(size.dtype), size + jnp.asarray(eps, size.dtype) / root)
-        gain = 1 / root if target_rms is None else target_rms
-        return (y * jnp.asarray(gain, size.dtype)).astype(x.dtype)
-
-    def one_block(one_axes, factor, x, state):
-        over = one_axes.fan_in + one_axes.fan_out
-        y = divide(x, rms(x, over), length(x.shape, over))
+    def on_block(block_axes, factor, x, state):
+        y = normalize(x, block_axes.fan_in + block_axes.fan_out, eps, target_rms)
         return y if factor == 1 else y * jnp.asarray(factor, y.dtype), state
 
     def update(updates, state, params=None, **extra):
         del params
         if scope == "matrix":
-            return map_blocks(one_block, axes, None, updates)[0], state
+            return map_blocks(on_block, axes, None, updates)[0], state
         refuse_one_owner("normalized(scope='global')", extra)
         size, number = _rms_of_all(updates)
-        return jax.tree.map(lambda x: divide(x, size, number), updates), state
+        root = math.sqrt(number)
+        divisor = size + jnp.asarray(eps, size.dtype) / root
+        gain = 1 / root if target_rms is None else target_rms
+
+        def divide(x):
+            # By the RMS and then by a constant, so that no norm overflows.
+            y = quotient(x.astype(divisor.dtype), divisor)
+            return (y * jnp.asarray(gain, y.dtype)).astype(x.dtype)
+
+        return jax.tree.map(divide, updates), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
