@@ -31,7 +31,6 @@ OPENING = re.compile(r"(?:What|How|Of|As|Who|Whose|Which|Where|See)\b")
 PRONOUNS = {"one", "found", "own", "told", "heard", "dear", "cheap"}
 # Not yet clean; paths or their beginnings.
 TO_COME = (
-    "docs/labels.md",
     "optax_ortho/blocks.py",
     "optax_ortho/boxes.py",
     "optax_ortho/checkpoints/from_optax.py",

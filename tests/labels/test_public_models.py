@@ -68,7 +68,7 @@ def test_labels(module, name):
 
 
 def test_unused_matrices_are_asked():
-    with pytest.raises(ValueError, match="^'decoder' .8, 48.: "):
+    with pytest.raises(ValueError, match="^'decoder' .8, 48.: unused by this"):
         plain.mae({})
 
 
