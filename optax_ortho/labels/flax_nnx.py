@@ -9,6 +9,8 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from optax_ortho.labels import traced
@@ -106,9 +108,25 @@ def readings(
     graph, params, others = nnx.split(model, followed, ...)
 
     def call(params, others, *inputs, **arguments):
-        return function(nnx.merge(graph, params, others), *inputs, **arguments)
+        merged = nnx.merge(graph, params, others)
+        _fill(merged)
+        return function(merged, *inputs, **arguments)
 
     return traced.readings(call, params, inputs, arguments, constants=others)
+
+
+def _fill(model: nnx.Module) -> None:
+    """Puts arrays in the place of shapes that are no variables.
+
+    In an abstract model, arrays outside of variables, as the scales of a weight norm,
+    are not in what `nnx.split` gives.
+    """
+    for _, node in list(nnx.iter_graph(model)):
+        if isinstance(node, nnx.Module | dict):
+            values = node if isinstance(node, dict) else vars(node)
+            for name, value in list(values.items()):
+                if isinstance(value, jax.ShapeDtypeStruct):
+                    values[name] = jnp.zeros(value.shape, value.dtype)
 
 
 def taken_apart(model: nnx.Module) -> tuple[Any, Callable[[Any], nnx.Module]]:

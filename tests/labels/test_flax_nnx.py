@@ -1,4 +1,7 @@
-"""Every layer of Flax NNX, leaf by leaf: path -> shape, role, axes."""
+"""Every layer of Flax NNX, leaf by leaf: path -> shape, role, axes.
+
+The table is that of the layers' types, and of programs that use them: both agree.
+"""
 
 import inspect
 
@@ -7,18 +10,22 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from optax_ortho.labels import label
+from optax_ortho.labels import Policy, label
 from optax_ortho.matrices import MatrixAxes, Split, path_of
 
 RNGS = nnx.Rngs(0)
 DENSE = MatrixAxes((0,), (1,))
 
 
-def table(model, **kwargs):
+def table(model, *inputs, **kwargs):
     return {
         path: (shape, found.axes if found.axes is not None else found.role)
-        for path, shape, found in label(model, **kwargs)
+        for path, shape, found in label(model, *inputs, **kwargs)
     }
+
+
+def floats(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def attention(rngs, **kwargs):
@@ -244,6 +251,141 @@ def test_every_leaf_of_every_layer(name):
     # Those and no others, under the same paths, are what an optimizer is given.
     keyed = jax.tree_util.tree_leaves_with_path(nnx.state(holder, nnx.Param))
     assert [path_of(keys) for keys, _ in keyed] == [row[0] for row in label(holder)]
+
+
+class Used(nnx.Module):
+    """Any layer, used as it is meant to be."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def __call__(self, x):
+        layer = self.layer
+        if isinstance(layer, nnx.RNNCellBase):
+            return layer(layer.initialize_carry(x.shape, nnx.Rngs(0)), x)
+        if isinstance(layer, nnx.List):
+            return layer[1](layer[0](x))
+        return layer(x)
+
+
+TOKENS = jax.ShapeDtypeStruct((2,), jnp.int32)
+INPUTS = {
+    "linear from one": floats(2, 1),
+    "general in": floats(3, 2, 4),
+    "general batched": floats(3, 6),
+    "einsum over all heads": floats(2, 5, 6),
+    "einsum of each head": floats(2, 3, 6),
+    "einsum transposed": floats(2, 5, 6),
+    "einsum that scales": floats(2, 3, 6),
+    "conv": floats(1, 8, 8, 5),
+    "conv in one dimension": floats(1, 8, 5),
+    "conv in groups": floats(1, 8, 8, 6),
+    "conv transpose": floats(1, 8, 8, 5),
+    "conv transpose, kernel too": floats(1, 8, 8, 5),
+    "embed": TOKENS,
+    "instance norm": floats(2, 4, 6),
+    "attention": floats(1, 5, 6),
+    "grouped-query attention": floats(1, 5, 6),
+    "simple cell": floats(1, 5, 6),
+    "list": TOKENS,
+}
+FROM_TYPES = {"lora", "lora linear"}  # Frozen parameters: no program says so.
+
+
+@pytest.mark.parametrize("abstract", [True, False])
+@pytest.mark.parametrize("name", ROWS)
+def test_every_layer_and_its_program_agree(name, abstract):
+    make, expected = ROWS[name]
+
+    def used():
+        return Used(make(nnx.Rngs(0)))
+
+    model = nnx.eval_shape(used) if abstract else used()
+    inputs = INPUTS.get(name, floats(2, 6))
+    # A layer alone is the head of its function.
+    options = {"policy": Policy(heads=True), "strict": True}
+    expected = {f"layer/{path}": row for path, row in expected.items()}
+    assert table(model, inputs, **options) == expected
+    hows = {remark.how for remark in label(model, inputs, **options).remarks}
+    assert hows == {"program", *(["module"] if name in FROM_TYPES else [])}
+
+
+@pytest.mark.parametrize("name", ["lora", "lora linear"])
+def test_adapters_and_their_program_agree(name):
+    make, expected = ROWS[name]
+    model = nnx.eval_shape(lambda: Used(make(nnx.Rngs(0))))
+    options = {"policy": Policy(heads=True), "strict": True, "wrt": nnx.LoRAParam}
+    adapters = {f"layer/{p}": row for p, row in expected.items() if "lora_" in p}
+    assert (
+        table(model, floats(2, 6), **options)
+        == adapters
+        == table(model, wrt=nnx.LoRAParam)
+    )
+
+
+class Layers(nnx.Module):
+    """A stack of layers along an axis, one after the other or side by side."""
+
+    def __init__(self, make, axis, rngs, depth=3):
+        axes = nnx.StateAxes({nnx.RngState: 0, ...: axis})
+        stacked = nnx.vmap(make, in_axes=0, out_axes=axes, axis_size=depth)
+        self.layers = nnx.split_rngs(splits=depth)(stacked)(rngs)
+        self.axes = axes
+
+    def scanned(self, x):
+        def apply(x, layer):
+            return layer(x)
+
+        along = {"in_axes": (nnx.Carry, self.axes), "out_axes": nnx.Carry}
+        return nnx.scan(apply, **along)(x, self.layers)
+
+    def vmapped(self, x):
+        return nnx.vmap(lambda layer, x: layer(x), in_axes=(self.axes, 0))(
+            self.layers, x
+        )
+
+
+class Residual(nnx.Module):
+    """A layer of every kind whose result is like its input."""
+
+    def __init__(self, rngs):
+        self.norm = nnx.LayerNorm(8, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+        self.up = nnx.LinearGeneral(8, (2, 6), rngs=rngs)
+        self.down = nnx.LinearGeneral((2, 6), 8, axis=(-2, -1), rngs=rngs)
+        self.conv = nnx.Conv(8, 8, (3,), rngs=rngs)
+        self.back = nnx.ConvTranspose(8, 8, (5,), transpose_kernel=True, rngs=rngs)
+        self.depthwise = nnx.Conv(8, 8, (3,), feature_group_count=8, rngs=rngs)
+        self.einsum = nnx.Einsum("btd,dnk->btnk", (8, 2, 4), rngs=rngs)
+        self.adapted = nnx.LoRALinear(8, 8, lora_rank=2, rngs=rngs)
+        self.cell = nnx.GRUCell(8, 8, rngs=rngs)
+
+    def __call__(self, x):
+        x += self.attention(self.norm(x))
+        x += self.down(jnp.tanh(self.up(x)))
+        x += self.back(jnp.tanh(self.conv(x))) + self.depthwise(x)
+        x += self.adapted(self.einsum(x).reshape(x.shape))
+        return x + self.cell(x, x)[1]
+
+
+@pytest.mark.parametrize("how", ["scanned", "vmapped"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_stacks_and_their_programs_agree(how, axis):
+    def make(rngs):
+        return Layers(Residual, axis, rngs)
+
+    def apply(model, x):
+        return getattr(model, how)(x)
+
+    model = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    inputs = floats(2, 5, 8) if how == "scanned" else floats(3, 2, 5, 8)
+    options = {"policy": Policy(heads=True), "strict": True}
+    found = table(apply, model, inputs, **options)
+    expected = table(model, scan_axis=axis)
+    assert found == expected
+    axes = [row for _, row in found.values() if isinstance(row, MatrixAxes)]
+    assert all(axis not in (*row.fan_in, *row.fan_out) for row in axes)
+    assert len(axes) == 13
 
 
 def test_arrays_have_the_labels_of_their_shapes():
