@@ -1,7 +1,8 @@
-"""Reductions over the matrices of a leaf, done where the leaf lies.
+"""Reductions over the matrices of a leaf, in the leaf's own shape and sharding.
 
-A norm or a mean needs no whole matrix in one place, so it is taken over the leaf's own
-axes and nothing is folded, gathered or laid out anew. `layouts` are for the rest.
+A norm or a mean needs no whole matrix on one device, so it is a reduction over axes of
+the leaf, and nothing is folded, gathered or resharded. `layouts` are for functions that
+do need a whole matrix.
 """
 
 import math
@@ -41,26 +42,26 @@ def map_blocks(f: Callable, axes: AxesOf, state: Any, *operands: Any) -> Any:
     """
     keyed, treedef = jax.tree_util.tree_flatten_with_path(operands[0])
     others = [treedef.flatten_up_to(operand) for operand in operands[1:]]
-    leaf_axes = [axes_at(axes, path_of(keys), leaf) for keys, leaf in keyed]
+    axes_of = [axes_at(axes, path_of(keys), leaf) for keys, leaf in keyed]
     structure, states = None, [None] * len(keyed)
     if state is not None:
-        structure = state_structure(
-            operands[0], [one.split is not None for one in leaf_axes]
-        )
+        structure = state_structure(operands[0], [a.split is not None for a in axes_of])
         states = structure.flatten_up_to(state)
     results, new_states = [], []
     leaves = [leaf for _, leaf in keyed]
-    for one, old, *arrays in zip(leaf_axes, states, leaves, *others, strict=True):
-        blocks = [cut(x, one) for x in arrays]
+    for leaf_axes, old, *arrays in zip(axes_of, states, leaves, *others, strict=True):
+        split = leaf_axes.split
+        blocks = [cut(x, leaf_axes) for x in arrays]
         # A fused leaf has a tuple of states, one a block.
-        olds = old if one.split and state is not None else [old] * len(blocks[0])
+        olds = old if split and state is not None else [old] * len(blocks[0])
         pairs = [
-            f(one, *task) for task in zip(_scales(one), *blocks, olds, strict=True)
+            f(leaf_axes, *task)
+            for task in zip(_scales(leaf_axes), *blocks, olds, strict=True)
         ]
         ys = [y for y, _ in pairs]
-        results.append(jnp.concatenate(ys, one.split.axis) if one.split else ys[0])
+        results.append(jnp.concatenate(ys, split.axis) if split else ys[0])
         news = tuple(new for _, new in pairs)
-        new_states.append(news if one.split else news[0])
+        new_states.append(news if split else news[0])
     new_state = None if structure is None else structure.unflatten(new_states)
     return treedef.unflatten(results), new_state
 
@@ -81,10 +82,10 @@ def init_blocks(f: Callable[[MatrixAxes, Any], Any], axes: AxesOf, tree: Any) ->
     keyed, _ = jax.tree_util.tree_flatten_with_path(tree)
     states, fused = [], []
     for keys, leaf in keyed:
-        one = axes_at(axes, path_of(keys), leaf)
-        blocks = tuple(f(one, block) for block in cut(jnp.zeros_like(leaf), one))
-        states.append(blocks if one.split else blocks[0])
-        fused.append(one.split is not None)
+        leaf_axes = axes_at(axes, path_of(keys), leaf)
+        blocks = tuple(f(leaf_axes, x) for x in cut(jnp.zeros_like(leaf), leaf_axes))
+        states.append(blocks if leaf_axes.split else blocks[0])
+        fused.append(leaf_axes.split is not None)
     return state_structure(tree, fused).unflatten(states)
 
 
@@ -128,7 +129,7 @@ def normalize(
     """
     dtype = x.dtype
     x, largest, squares = _squares(x, over)
-    # The largest entry has a square of 1, so a sum below 1 is that of zeros.
+    # The largest entry has a square of 1, so a sum below 1 is a sum of zeros.
     root = jnp.sqrt(jnp.maximum(squares, 1))
     inverse = 1 / (root + jnp.asarray(eps, root.dtype) / largest)
     gain = 1.0 if rms is None else rms * math.sqrt(length(x.shape, over))
@@ -168,7 +169,7 @@ def quotient(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def length(shape: Sequence[int], axes: Sequence[int]) -> int:
-    """How many entries of an array lie along some axes.
+    """The number of entries of an array along some axes.
 
     Examples:
       >>> length((2, 3, 4), (0, 2))

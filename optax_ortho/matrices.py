@@ -21,7 +21,7 @@ class Split:
     """A fused leaf: several matrices side by side along one axis.
 
     Args:
-      axis: the axis of the leaf along which the blocks lie.
+      axis: the axis of the leaf that is split.
       sizes: the length of each block along that axis; they add up to its length.
       scales: one factor for the step of each block; None is 1 for all.
 
@@ -51,7 +51,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class MatrixAxes:
-    """Which axes of a leaf are fan-in and fan-out; the others are batch axes.
+    """Fan-in and fan-out axes of a leaf; all others are batch axes.
 
     Args:
       fan_in: the axis or axes summed over in the forward pass (reduction).
@@ -109,7 +109,7 @@ class MatrixAxes:
                 raise ValueError(f"{split} is out of range for shape {shape}.")
             split = dataclasses.replace(split, axis=split.axis % ndim)
             if split.axis not in fan_in + fan_out:
-                raise ValueError(f"{split} must lie along a fan-in or fan-out axis.")
+                raise ValueError(f"{split} must split a fan-in or fan-out axis.")
             if sum(split.sizes) != shape[split.axis]:
                 raise ValueError(
                     f"{split} adds up to {sum(split.sizes)}, but axis {split.axis} of "

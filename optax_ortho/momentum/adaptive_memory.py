@@ -32,17 +32,18 @@ from optax_ortho.checks import check_number, refuse_one_owner
 from optax_ortho.matrices import AxesOf, last_two
 
 Sums = tuple[jax.Array, ...]
-"""<g, g>, <g, d>, <d, d> and <d - g, d - g>."""
+"""The inner products <g, g>, <g, d>, <d, d> and <d - g, d - g>."""
 
 
 class AdaptiveMemoryState(NamedTuple):
-    """What adaptive memory remembers.
+    """State of `adaptive_memory`.
 
     Attributes:
-      remembered: the number of gradients behind the memory.
+      remembered: number of gradients in the memory.
       memory: the momentum d, shaped like the parameters.
-      memory_beta: the last beta in float32: one number, or one for every matrix with
-        the leaf's axes, those of the matrix of length 1, or one for every leaf.
+      memory_beta: the last beta in float32. For the scope "global" one scalar; for
+        "leaf" a tree of scalars; for "matrix" a tree of arrays with the axes of each
+        leaf, in which fan-in and fan-out axes have length 1.
     """
 
     remembered: jax.typing.ArrayLike
@@ -57,18 +58,18 @@ def adaptive_memory(
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
 ) -> optax.GradientTransformationExtraArgs:
-    """Averages gradients with a decay that follows them.
+    """Averages gradients with a decay that adapts to them.
 
-    beta depends on no scale: the inner products are taken of gradients over the largest
+    beta is scale-invariant: the inner products are taken of gradients over the largest
     entry, and summed in float32, so 1e30 does not overflow and 1e-30 does not vanish.
 
     Args:
       lam: the penalty for leaving the memory, at least 0.
       beta_max: the largest beta, in [0, 1).
-      scope: what shares one beta: "global" is all leaves together, as published for
-        SGD; "leaf" is one leaf, whatever its shape; "matrix" is one matrix of a stack
-        or of a fused leaf.
-      mu_dtype: dtype of the memory; None is the parameter's own.
+      scope: the group that shares one beta: "global" is all leaves together, as
+        published for SGD; "leaf" is one leaf, whatever its shape; "matrix" is one
+        matrix of a stack or of a fused leaf.
+      mu_dtype: dtype of the memory; None is the parameter's dtype.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf, for "matrix".
 
     Returns:
@@ -87,7 +88,11 @@ def adaptive_memory(
     """
     check_number("lam", lam)
     check_number("beta_max", beta_max, below=1.0)
-    scopes = {"global": _one_for_all, "leaf": _one_a_leaf, "matrix": _one_a_matrix}
+    scopes = {
+        "global": _for_all_leaves,
+        "leaf": _for_each_leaf,
+        "matrix": _for_each_matrix,
+    }
     if scope not in scopes:
         raise ValueError(f"scope must be one of {', '.join(scopes)}; got {scope!r}.")
 
@@ -98,7 +103,7 @@ def adaptive_memory(
         if scope == "matrix":
             kept = functools.partial(jnp.max, keepdims=True, initial=0)
             beta = init_blocks(
-                lambda one, x: kept(x, one.fan_in + one.fan_out).astype(jnp.float32),
+                lambda a, x: kept(x, a.fan_in + a.fan_out).astype(jnp.float32),
                 axes,
                 params,
             )
@@ -131,7 +136,7 @@ def adaptive_memory(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _one_for_all(weigh, mix, axes, updates, state):
+def _for_all_leaves(weigh, mix, axes, updates, state):
     del axes
     pairs = list(
         zip(jax.tree.leaves(updates), jax.tree.leaves(state.memory), strict=True)
@@ -146,7 +151,7 @@ def _one_for_all(weigh, mix, axes, updates, state):
     return jax.tree.map(lambda g, d: mix(g, d, beta), updates, state.memory), beta
 
 
-def _one_a_leaf(weigh, mix, axes, updates, state):
+def _for_each_leaf(weigh, mix, axes, updates, state):
     del axes
     beta = jax.tree.map(
         lambda g, d: weigh(_sums(g, d, _largest(g, d, None), None)),
@@ -156,10 +161,10 @@ def _one_a_leaf(weigh, mix, axes, updates, state):
     return jax.tree.map(mix, updates, state.memory, beta), beta
 
 
-def _one_a_matrix(weigh, mix, axes, updates, state):
-    def on_block(one, factor, g, d, old):
+def _for_each_matrix(weigh, mix, axes, updates, state):
+    def on_block(block_axes, factor, g, d, old):
         del factor, old
-        over = one.fan_in + one.fan_out
+        over = block_axes.fan_in + block_axes.fan_out
         beta = weigh(_sums(g, d, _largest(g, d, over), over))
         return mix(g, d, beta), beta
 
@@ -179,7 +184,7 @@ def _largest(g: jax.Array, d: jax.Array, over: Sequence[int] | None) -> jax.Arra
 def _sums(
     g: jax.Array, d: jax.Array, largest: jax.Array, over: Sequence[int] | None
 ) -> Sums:
-    """The inner products of what is divided by the largest magnitude."""
+    """Inner products of g and d, both divided by the largest magnitude."""
     inverse = 1 / jnp.maximum(largest, jnp.finfo(jnp.float32).tiny)
     inverse = lax.stop_gradient(inverse)  # beta does not depend on it.
     g, d = (_wide(x) * inverse.astype(_real(_wide(x))) for x in (g, d))

@@ -6,8 +6,8 @@ With gradient G and decay beta, and M = 0 at the start:
     nesterov      the same M                       gives beta M + (1 - beta) G
     heavy_ball    M <- beta M + G                  gives M, or G + beta M
 
-A heavy ball's M is that of `ema` over (1 - beta), so what follows it and does not
-depend on scale takes the same step; a changing beta breaks the proportion.
+A heavy ball's M is the M of `ema` over (1 - beta), so a scale-invariant stage after it
+takes the same step, as long as beta is constant.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class MomentumState(NamedTuple):
 
 
 class BiasCorrectedState(NamedTuple):
-    """The momentum M and the number of steps behind it."""
+    """The momentum M and the number of gradients in it."""
 
     count: jax.typing.ArrayLike
     mu: Any
@@ -38,7 +38,7 @@ def ema(beta: Any, mu_dtype: Any = None) -> optax.GradientTransformationExtraArg
 
     Args:
       beta: decay, in [0, 1).
-      mu_dtype: dtype of M; None is the parameter's own.
+      mu_dtype: dtype of M; None is the parameter's dtype.
 
     Returns:
       A transformation from gradients to M, in the gradients' dtype.
@@ -60,7 +60,7 @@ def nesterov(beta: Any, mu_dtype: Any = None) -> optax.GradientTransformationExt
 
     Args:
       beta: decay, in [0, 1).
-      mu_dtype: dtype of M; None is the parameter's own.
+      mu_dtype: dtype of M; None is the parameter's dtype.
 
     Returns:
       A transformation from gradients to ``beta M + (1 - beta) G``.
@@ -85,7 +85,7 @@ def heavy_ball(
     Args:
       beta: decay, in [0, 1).
       nesterov: whether to look one step ahead, ``G + beta M`` instead of ``M``.
-      mu_dtype: dtype of M; None is the parameter's own.
+      mu_dtype: dtype of M; None is the parameter's dtype.
 
     Returns:
       A transformation from gradients to the momentum.
@@ -105,16 +105,16 @@ def heavy_ball(
 def bias_corrected(
     beta: Any, nesterov: bool = True, mu_dtype: Any = None
 ) -> optax.GradientTransformationExtraArgs:
-    """The bias-corrected momentum of `optax.contrib.muon`, which is that of NAdam.
+    """Bias-corrected momentum, as in `optax.contrib.muon` and NAdam.
 
-    With t steps done it gives ``beta M / (1 - beta^(t+1)) + (1 - beta) G / (1 -
-    beta^t)``. That changes the ratio of M to G in early steps, and so the direction:
-    it is not a rescaling of `nesterov`.
+    After t steps it gives ``beta M / (1 - beta^(t+1)) + (1 - beta) G / (1 -
+    beta^t)``. The correction changes the ratio of M to G in early steps, and so the
+    direction: the result is not a rescaled `nesterov`.
 
     Args:
       beta: decay, in [0, 1).
       nesterov: whether to look one step ahead; False gives ``M / (1 - beta^t)``.
-      mu_dtype: dtype of M; None is the parameter's own.
+      mu_dtype: dtype of M; None is the parameter's dtype.
 
     Returns:
       A transformation from gradients to the momentum.
@@ -159,7 +159,7 @@ def bias_corrected(
 def _momentum(
     beta: Any, gain: Callable, nesterov: bool, mu_dtype: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """``M <- gain(beta) G + beta M``; Nesterov does that once more, and keeps M."""
+    """``M <- gain(beta) G + beta M``; Nesterov returns the next M, and stores this."""
     check_number("beta", beta, below=1.0)
 
     def init(params):

@@ -5,10 +5,10 @@
     U <- X / r                        or U / r, with normalize=False
 
 r is one number a matrix, so the brake changes no direction and no ratio of singular
-values. With N entries it lies between 1 and sqrt(1 + sinh(gamma)^2 / N). At the
+values. With N entries it is between 1 and sqrt(1 + sinh(gamma)^2 / N). At the
 published gamma of 1.5 and 64 x 64 entries r - 1 is 2.7e-4 for normal entries and 5.5e-4
 for a single spike, the worst there is; at 512 x 512 it is 4.3e-6 and 8.6e-6. So the
-normalized update is that of momentum over its norm to 6e-4, and the other one plain
+normalized update equals momentum over its norm to 6e-4, and the other one equals plain
 momentum.
 
 References:
@@ -41,14 +41,14 @@ def cosh_rms(
     """Divides each matrix by the RMS of its hyperbolic cosine.
 
     Args:
-      gamma: how strong the brake is; the paper's first version has 1, the authors'
+      gamma: strength of the brake; the paper's first version has 1, the authors'
         current code 1.5.
       normalize: whether the update is divided by its Frobenius norm too. False keeps
-        the size of the gradient, and is not free of scale.
-      of_unit: whether r is that of U over its norm; False takes U as it is, for which
-        the paper's hybrid needs no normalization.
-      eps: added to the norm, in the units of U; the published 1e-7 gives up the freedom
-        of scale.
+        the size of the gradient, and is not scale-invariant.
+      of_unit: whether r is computed from U over its norm; False takes U itself, for
+        which the paper's hybrid needs no normalization.
+      eps: added to the norm, in the units of U; with the published 1e-7 the result is
+        not scale-invariant.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf; None takes one norm
         and one r over each whole leaf, of any shape, as the authors' code does.
 
@@ -79,9 +79,9 @@ def cosh_rms(
         y = unit if normalize else wide
         return (y * jnp.exp(-shift) / r).astype(x.dtype)
 
-    def on_block(one, scale, x, state):
+    def on_block(block_axes, scale, x, state):
         del scale
-        return on_axes(one.fan_in + one.fan_out, x), state
+        return on_axes(block_axes.fan_in + block_axes.fan_out, x), state
 
     def update(updates, state, params=None, **extra):
         del params, extra

@@ -6,8 +6,8 @@ For one matrix X (fan_in x fan_out), with rows along fan_in:
     sinkhorn        rows divided by their RMS, then columns, again and again
     second_moment   V <- b2 V + (1 - b2) X^2,  X / (sqrt(V) + eps)            (Adam)
 
-Together with `optax.scale_by_sign` and `optax_ortho.orthogonalize` they are what ARO
-rotates; each is a stage of its own too. Zero stays zero.
+ARO rotates one of them, `optax.scale_by_sign` or `optax_ortho.orthogonalize`; each is
+also a stage by itself. Zero stays zero.
 
 References:
   Scetbon et al., `Gradient Multi-Normalization for Stateless and Scalable LLM Training
@@ -39,7 +39,7 @@ def row_norm(axes: AxesOf = last_two) -> optax.GradientTransformationExtraArgs:
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
 
     Returns:
-      A transformation without state, free of scale.
+      A scale-invariant transformation without state.
 
     Examples:
       >>> tx = row_norm()
@@ -50,9 +50,9 @@ def row_norm(axes: AxesOf = last_two) -> optax.GradientTransformationExtraArgs:
        [ 0.  0.]]
     """
 
-    def on_block(one, scale, x, state):
+    def on_block(block_axes, scale, x, state):
         del scale  # Of the last stage.
-        return (x / _or_one(rms(x, one.fan_out))).astype(x.dtype), state
+        return (x / _or_one(rms(x, block_axes.fan_out))).astype(x.dtype), state
 
     return _stateless(on_block, axes)
 
@@ -72,12 +72,12 @@ def sinkhorn(
     0.0003; by turns it is 0.006 after 3,000. An even number of rounds converges there.
 
     Args:
-      rounds: how many times.
+      rounds: number of rounds of the iteration.
       simultaneous: whether rows and columns are divided at once.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
 
     Returns:
-      A transformation without state, free of scale. Rows and columns below 1e-19 of
+      A scale-invariant transformation without state. Rows and columns below 1e-19 of
       the largest entry count as zero.
 
     Raises:
@@ -93,26 +93,26 @@ def sinkhorn(
     refuse_array("rounds", rounds)
     check_number("rounds", rounds, at_least=1)
 
-    def on_block(one, scale, x, state):
+    def on_block(block_axes, scale, x, state):
         del scale  # Of the last stage.
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        whole = one.fan_in + one.fan_out
+        whole = block_axes.fan_in + block_axes.fan_out
         largest = jnp.max(jnp.abs(wide), whole, keepdims=True, initial=0)
         wide = wide / _or_one(largest)
         # The iterate is diag(sqrt(u)) X diag(sqrt(v)); its norms need only X^2, u, v.
         square = wide * wide
 
-        def one_round(_, old):
-            u = _inverse(jnp.mean(square * old[1], one.fan_out, keepdims=True))
+        def sweep(_, old):
+            u = _inverse(jnp.mean(square * old[1], block_axes.fan_out, keepdims=True))
             rows = old[0] if simultaneous else u
-            v = _inverse(jnp.mean(square * rows, one.fan_in, keepdims=True))
+            v = _inverse(jnp.mean(square * rows, block_axes.fan_in, keepdims=True))
             return u, v
 
         ones = tuple(
             jnp.ones_like(jnp.sum(square, along, keepdims=True))
-            for along in (one.fan_out, one.fan_in)
+            for along in (block_axes.fan_out, block_axes.fan_in)
         )
-        u, v = lax.fori_loop(0, rounds, one_round, ones)
+        u, v = lax.fori_loop(0, rounds, sweep, ones)
         return (wide * jnp.sqrt(u) * jnp.sqrt(v)).astype(x.dtype), state
 
     return _stateless(on_block, axes)
@@ -125,8 +125,8 @@ def second_moment(
 
     Args:
       b2: decay of the mean, in [0, 1).
-      eps: added to the root, in the units of the gradient; 0 keeps the freedom of
-        scale, and an entry that was always zero stays zero.
+      eps: added to the root, in the units of the gradient; with 0 the result is
+        scale-invariant, and an entry that was always zero stays zero.
 
     Returns:
       A transformation of arrays of any shape, with a `SecondMomentState`.

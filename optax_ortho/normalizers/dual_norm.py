@@ -21,14 +21,14 @@ from optax_ortho.matrices import AxesOf, last_two
 def by_dual_norm(axes: AxesOf = last_two) -> optax.GradientTransformationExtraArgs:
     """Multiplies each matrix by its inner product with the momentum.
 
-    It undoes the scale freedom of the orthogonalizer: twice the gradient takes twice
+    Unlike the orthogonalizer, it is not scale-invariant: twice the gradient takes twice
     the step.
 
     Args:
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
 
     Returns:
-      A third stage, which needs the ``momentum=`` that `ortho_chain` hands on.
+      A third stage, which needs the ``momentum=`` that `ortho_chain` passes.
 
     Examples:
       >>> tx = by_dual_norm()
@@ -39,9 +39,10 @@ def by_dual_norm(axes: AxesOf = last_two) -> optax.GradientTransformationExtraAr
        [0. 6.]]
     """
 
-    def times_dual_norm(one, factor, o, m, state):
+    def times_dual_norm(block_axes, factor, o, m, state):
         del factor
-        inner = jnp.sum(m.conj() * o, one.fan_in + one.fan_out, keepdims=True)
+        over = block_axes.fan_in + block_axes.fan_out
+        inner = jnp.sum(m.conj() * o, over, keepdims=True)
         return inner * o, state
 
     def update(updates, state, params=None, **extra):

@@ -1,7 +1,7 @@
-"""Adam's two moments as norms: how far an orthogonal update goes (NAMO).
+"""Length of an orthogonal update from the norms of Adam's two moments (NAMO).
 
 With G the gradient, M the momentum that became O, and norms of a whole matrix (NAMO) or
-of what leaves each input j (NAMO-D), after t steps:
+of the weights of each input j (NAMO-D), after t steps:
 
     v <- beta2 v + (1 - beta2) |G|^2
     d = |M| / (sqrt(v) + eps)
@@ -34,7 +34,7 @@ class MomentNormState(NamedTuple):
     """Steps taken, and the second moment of the gradients.
 
     Attributes:
-      moment_steps: how many.
+      moment_steps: number of steps.
       moment_rms: ``sqrt(v / N)``, v being the running mean of squared norms and N the
         number of entries in one norm: the root mean square of an entry, which neither
         overflows nor vanishes where v does. A leaf's shape without the axes of a norm.
@@ -63,10 +63,10 @@ def moment_norm(
       beta: decay of the momentum, for its bias correction, in [0, 1).
       beta2: decay of the second moment, in [0, 1).
       eps: added to the root of the second moment, in the units of the gradient's norm.
-      per: what has a norm of its own: ``"matrix"``, ``"fan_in"`` (what leaves each
-        input, a column in PyTorch) or ``"fan_out"`` (what enters each output).
-      c: in [0, 1], how far one ratio may lie below and, as 1/c, above the mean of its
-        matrix; 0 or None lets it.
+      per: the weights under one norm: ``"matrix"``, ``"fan_in"`` (all weights of one
+        input, a column in PyTorch) or ``"fan_out"`` (all weights of one output).
+      c: in [0, 1], the least ratio in units of the mean of its matrix; 1/c is the
+        largest. 0 or None sets no bounds.
       factor: s from ``(fan_in, fan_out)``; None is 1.
       max_step: the largest ``rate a s``, and the largest ``rate a`` of the decay; None
         sets no limit. Without a ``learning_rate=`` there is none either.
@@ -77,7 +77,7 @@ def moment_norm(
 
     Returns:
       A third stage, which needs the ``gradient=`` and ``momentum=`` that `ortho_chain`
-      hands on. Its state is in float32 or better.
+      passes. Its state is in float32 or better.
 
     Raises:
       ValueError: an argument out of range, or an update without parameters to decay.
@@ -103,16 +103,16 @@ def moment_norm(
         raise ValueError(f"per must be 'matrix', 'fan_in' or 'fan_out', got {per!r}.")
     decays = not is_zero(weight_decay)
 
-    def normed(one: MatrixAxes) -> tuple[int, ...]:
+    def normed(block_axes: MatrixAxes) -> tuple[int, ...]:
         """The axes of one norm."""
         return {
-            "matrix": one.fan_in + one.fan_out,
-            "fan_in": one.fan_out,
-            "fan_out": one.fan_in,
+            "matrix": block_axes.fan_in + block_axes.fan_out,
+            "fan_in": block_axes.fan_out,
+            "fan_out": block_axes.fan_in,
         }[per]
 
-    def zero(one, block):
-        return jnp.squeeze(rms(block, normed(one)), normed(one))
+    def zero(block_axes, block):
+        return jnp.squeeze(rms(block, normed(block_axes)), normed(block_axes))
 
     def init(params):
         return MomentNormState(
@@ -132,18 +132,18 @@ def moment_norm(
                 raise ValueError("The weight decay needs params in update.")
             operands.append(_masked(weight_decay_mask, params))
 
-        def step(one, scale, o, g, m, *rest):
+        def step(block_axes, scale, o, g, m, *rest):
             *weights, old = rest
-            along = normed(one)
+            along = normed(block_axes)
             now = jnp.squeeze(rms(g, along), along).astype(old.dtype)
             root = jnp.hypot(keep * old, take * now)
             small = eps / math.sqrt(max(length(o.shape, along), 1))
             d = quotient(rms(m, along), jnp.expand_dims(root, along) + small)
             if c is not None:
-                d = _clamped(d, c, one.fan_in + one.fan_out)
+                d = _clamped(d, c, block_axes.fan_in + block_axes.fan_out)
             a = d * correction
             if factor is not None:
-                scale = scale * factor(*one.matrix_shape(o.shape))
+                scale = scale * factor(*block_axes.matrix_shape(o.shape))
             wide = o.astype(jnp.promote_types(o.dtype, jnp.float32))
             u = jnp.minimum(a * scale, limit) * wide
             for w in weights:

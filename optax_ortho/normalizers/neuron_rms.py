@@ -27,7 +27,7 @@ from optax_ortho.matrices import AxesOf, MatrixAxes, last_two
 
 
 class NeuronRmsState(NamedTuple):
-    """The running means v, a leaf's shape without the axes that they average over."""
+    """Running means v, of a leaf's shape without the axes that are averaged over."""
 
     neuron_variance: Any
 
@@ -49,17 +49,18 @@ def neuron_rms(
         modded-nanogpt      sqrt(max(v, 1e-10))       eps=0, floor=1e-5, over="short"
 
     A neuron with an update of zero keeps it. One with a tiny update gets the same RMS
-    as any other, up to ``1 / sqrt(1 - beta2)`` times the mean of all: the mean square
-    that divides it has its own in it.
+    as any other, at most ``1 / sqrt(1 - beta2)`` times the mean of all, because its own
+    square is part of the mean that divides it. Squares are taken in float32, so a
+    neuron below 1e-19, beside the 0.01 of an orthogonal update, counts as zero.
 
     Args:
       beta2: decay of the running mean, in [0, 1).
       eps: added to the root of v.
       floor: the least root of v.
-      over: what is averaged over: ``"fan_in"``, one number an output neuron, or
-        ``"short"``, the shorter side of the matrix (fan_in if it is square).
-      axes: the `MatrixAxes` of a leaf, from its path and the leaf. Give this stage
-        axes of its own where a neuron is not one of the orthogonalized matrix.
+      over: the side that is averaged over: ``"fan_in"``, one number an output neuron,
+        or ``"short"``, the shorter side of the matrix (fan_in if it is square).
+      axes: the `MatrixAxes` of a leaf, from its path and the leaf. They may differ from
+        the axes of the orthogonalizer, where neurons are not columns of its matrix.
 
     Returns:
       A third stage, whose state is in float32 or better.
@@ -80,17 +81,17 @@ def neuron_rms(
     if over not in ("fan_in", "short"):
         raise ValueError(f"over must be 'fan_in' or 'short', got {over!r}.")
 
-    def averaged(one: MatrixAxes, shape: tuple[int, ...]) -> tuple[int, ...]:
-        tall = length(shape, one.fan_in) > length(shape, one.fan_out)
-        return one.fan_out if over == "short" and tall else one.fan_in
+    def averaged(block_axes: MatrixAxes, shape: tuple[int, ...]) -> tuple[int, ...]:
+        tall = length(shape, block_axes.fan_in) > length(shape, block_axes.fan_out)
+        return block_axes.fan_out if over == "short" and tall else block_axes.fan_in
 
-    def zero(one, block):
-        along = averaged(one, block.shape)
+    def zero(block_axes, block):
+        along = averaged(block_axes, block.shape)
         return jnp.squeeze(rms(block, along), along)
 
-    def even_out(one, scale, o, v):
-        del scale  # Of the last stage, which keeps the ratio of one block to another.
-        along = averaged(one, o.shape)
+    def even_out(block_axes, scale, o, v):
+        del scale  # Used by the last stage; here the norm of a block is kept.
+        along = averaged(block_axes, o.shape)
         wide = o.astype(jnp.promote_types(o.dtype, jnp.float32))
         share = 1 / math.sqrt(max(length(o.shape, along), 1))
         b = beta2 if isinstance(beta2, float) else jnp.asarray(beta2, v.dtype)
@@ -98,7 +99,7 @@ def neuron_rms(
         v = b * v + (1 - b) * now.astype(v.dtype)
         root = jnp.maximum(jnp.sqrt(jnp.expand_dims(v, along)), floor) + eps
         inverse = quotient(jnp.ones_like(root), root)
-        matrix = one.fan_in + one.fan_out
+        matrix = block_axes.fan_in + block_axes.fan_out
         before = _sum_of_squares(wide, matrix)
         after = _sum_of_squares(wide * inverse, matrix)
         factor = jnp.sqrt(quotient(before, after))

@@ -32,8 +32,8 @@ def confidence_radius(
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies every step by pi over the mean gap of the logits, within bounds.
 
-    Its ``update`` needs ``params`` and ``logits_fn=``, as that of `softmax_radius`
-    does. It may stand anywhere in a chain.
+    Its ``update`` needs ``params`` and ``logits_fn=``, as `softmax_radius` does. It may
+    stand anywhere in a chain.
 
     Args:
       floor: the smallest scale.

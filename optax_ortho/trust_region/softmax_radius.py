@@ -26,11 +26,11 @@ from optax_ortho.checks import check_number, refuse_array
 
 
 class SoftmaxRadiusState(NamedTuple):
-    """What the last step was before it was scaled, and its scale.
+    """Ratio of the last step to its convergence radius, and the scale applied.
 
     Attributes:
       radius_ratio: r of the step that came in; infinite if it was not finite.
-      radius_scale: what the step was multiplied by.
+      radius_scale: the factor that the step was multiplied by.
     """
 
     radius_ratio: jax.Array
@@ -51,8 +51,8 @@ def softmax_radius(
     It is the last link of a chain, and its ``update`` needs ``params`` and
     ``logits_fn=``, a function from parameters to the logits ``(..., K)`` of the current
     batch, as in evaluation (no dropout, batch statistics frozen). `flax.nnx.Optimizer`
-    hands both on: ``optimizer.update(model, grads, logits_fn=logits_fn)``; a Linen
-    ``TrainState`` hands on nothing, so call ``state.tx.update`` there. It costs about
+    passes both: ``optimizer.update(model, grads, logits_fn=logits_fn)``; a Linen
+    ``TrainState`` passes nothing, so call ``state.tx.update`` there. It costs about
     one forward and one forward-mode pass more.
 
     ``logits_where=``, optional, is true for the samples or tokens that count and
@@ -155,7 +155,7 @@ def softmax_radius(
 
 
 def check_given(logits_fn: Any, params: Any, name: str) -> None:
-    """Refuses an update without what it is measured with.
+    """Refuses an update without a function of the logits, or without parameters.
 
     Raises:
       ValueError: there is no `logits_fn`, or there are no `params`.
@@ -171,7 +171,7 @@ def check_given(logits_fn: Any, params: Any, name: str) -> None:
 def _spreads(
     logits_fn: Callable, params: Any, unit: Any, stride: int, difference: float | None
 ) -> jax.Array:
-    """What the step changes in the logits, largest minus smallest, for each sample."""
+    """Range of the step's change of the logits, largest minus smallest, a sample."""
 
     def every(params):
         logits = logits_fn(params)
@@ -187,8 +187,8 @@ def _spreads(
         moved = jax.tree.map(
             lambda p, u: (p + far * u).astype(jnp.result_type(p)), params, unit
         )
-        logits, there = every(params), every(moved)
-        change = (there.astype(jnp.float32) - logits.astype(jnp.float32)) / far
+        logits, logits_after = every(params), every(moved)
+        change = (logits_after.astype(jnp.float32) - logits.astype(jnp.float32)) / far
     never = jnp.isneginf(logits)
     top = jnp.max(jnp.where(never, -jnp.inf, change), -1)
     bottom = jnp.min(jnp.where(never, jnp.inf, change), -1)
