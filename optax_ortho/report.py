@@ -1,8 +1,8 @@
-"""What an optimizer will do (`summary`) and what it did (`diagnostics`)."""
+"""The plan of an optimizer before it runs (`summary`), and its metrics after a step."""
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -35,14 +35,14 @@ NODES = (
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What an optimizer will do; it prints as tables (see `summary`).
+    """The plan of an optimizer, which prints as tables (see `summary`).
 
     Attributes:
       groups: one row a group: name, method, learning rate, weight decay, leaves,
         parameters and bytes of state.
-      matrices: one row a matrix shape: shape, how many matrices, method, layout and
+      matrices: one row a matrix shape: shape, number of matrices, method, layout and
         FLOPs a step.
-      warnings: what a person should look at.
+      warnings: whatever a person should look at.
     """
 
     groups: tuple[tuple, ...]
@@ -51,7 +51,7 @@ class Summary:
 
     @property
     def orthogonalized(self) -> int:
-        """How many matrices are orthogonalized each step."""
+        """The number of matrices that are orthogonalized in each step."""
         return sum(row[1] for row in self.matrices)
 
     def __str__(self) -> str:
@@ -76,10 +76,13 @@ class Summary:
 
 
 def summary(tx: optax.GradientTransformation, params: Any) -> Summary:
-    """Says what an optimizer will do with a tree of parameters, before it does.
+    """The plan of an optimizer for a tree of parameters.
 
-    Nothing is computed: the transformation's ``init`` is traced, and what our
-    transformations record there is collected, through any wrapper of Optax.
+    Nothing is computed: the transformation's ``init`` is traced, and the records of our
+    transformations are collected there, through any wrapper of Optax. Optax does not
+    say what runs before one of ours, so that is not in the plan. A clip by global norm
+    in front of orthogonalized matrices does not bound their step, which does not depend
+    on the size of the gradient; `stage_outputs` shows the gradient that reaches them.
 
     Args:
       tx: an optimizer that holds one of ours.
@@ -104,12 +107,12 @@ def summary(tx: optax.GradientTransformation, params: Any) -> Summary:
     return Summary(
         tuple(_group_row(group) for group in groups if group.leaves),
         tuple(_matrix_rows(leaves)),
-        tuple(_warnings(tx, groups, leaves)),
+        tuple(_warnings(groups, leaves)),
     )
 
 
 def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:
-    """What an optimizer did, as scalars for any metrics writer.
+    """The metrics of an optimizer's last step, as scalars for any metrics writer.
 
     Args:
       state: the state of an optimizer that holds one of ours, under any wrapper.
@@ -121,7 +124,7 @@ def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:
       rate; with ``diagnostics="spectrum"`` the largest ``orthogonality_residual`` and
       the smallest ``dual_alignment`` of the matrices; and after
       `trust_region.softmax_radius` ``radius_ratio`` and ``radius_scale``. Of several
-      optimizers, the counts are of the first and the figures of the last.
+      optimizers, the counts are of the first and the other metrics of the last.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -133,37 +136,37 @@ def diagnostics(state: optax.OptState) -> dict[str, jax.Array]:
       >>> print(optax_ortho.diagnostics(state))
       {'skipped': Array(1, dtype=int32), 'steps': Array(1, dtype=int32)}
     """
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for node in _nodes(state):
         match node:
             case GuardState():
-                figures.setdefault("skipped", node.skipped)
+                metrics.setdefault("skipped", node.skipped)
             case RecipeState():
-                figures.setdefault("steps", node.count)
+                metrics.setdefault("steps", node.count)
             case MeasuredState():
-                figures["gradient_rms"] = node.gradient_rms
-                figures["update_rms"] = node.update_rms
+                metrics["gradient_rms"] = node.gradient_rms
+                metrics["update_rms"] = node.update_rms
             case SpectrumState():
-                figures["orthogonality_residual"] = node.orthogonality_residual
-                figures["dual_alignment"] = node.dual_alignment
+                metrics["orthogonality_residual"] = node.orthogonality_residual
+                metrics["dual_alignment"] = node.dual_alignment
             case SoftmaxRadiusState() | ConfidenceRadiusState():
-                figures.update(node._asdict())
+                metrics.update(node._asdict())
     # `nnx.Optimizer` keeps each array of a state in a variable.
-    return {name: jnp.asarray(value) for name, value in figures.items()}
+    return {name: jnp.asarray(value) for name, value in metrics.items()}
 
 
 def _nodes(tree: Any) -> Iterator[Any]:
     """Every NamedTuple of a state, outermost first."""
-    found = []
+    nodes = []
 
     def visit(node):
         is_ours = isinstance(node, NODES)
         if is_ours:
-            found.append(node)
+            nodes.append(node)
         return is_ours
 
     jax.tree.leaves(tree, is_leaf=visit)
-    for node in found:
+    for node in nodes:
         yield node
         yield from _nodes(tuple(node))
 
@@ -196,18 +199,10 @@ def _matrix_rows(leaves: Sequence[Orthogonalized]) -> Iterator[tuple]:
 
 
 def _warnings(
-    tx: optax.GradientTransformation,
-    groups: Sequence[Group],
-    leaves: Sequence[Orthogonalized],
+    groups: Sequence[Group], leaves: Sequence[Orthogonalized]
 ) -> Iterator[str]:
     if not leaves:
         yield "No leaf is orthogonalized."
-    elif "clip_by_global_norm" in _before_guard(tx.update):
-        yield (
-            "clip_by_global_norm stands in front of an orthogonalized group, whose "
-            "step does not depend on the size of the gradient: the clip does not "
-            "bound it."
-        )
     yield from cautions(
         [Matrix(leaf.path, leaf.shape, leaf.axes) for leaf in leaves],
         [
@@ -227,43 +222,9 @@ def _warnings(
         if group.leaves and group.shares_rate:
             yield (
                 f"The group {group.name!r} has no learning rate of its own and takes "
-                f"that of the matrices, {_number(group.learning_rate)}; "
+                f"the rate of the matrices, {_number(group.learning_rate)}; "
                 "adamw_learning_rate sets it."
             )
-
-
-def _before_guard(function: Callable) -> set[str]:
-    """The factories of the transformations that run before our guard.
-
-    Optax has no public way to look into a chain, so this reads the closures of its
-    update functions.
-    """
-    seen: set[str] = set()
-    visited: set[int] = set()
-
-    def walk(value: Any) -> bool:
-        """Whether the guard was reached."""
-        if isinstance(value, optax.GradientTransformation):
-            return walk(value.update)
-        if isinstance(value, (tuple, list)):
-            return any(walk(item) for item in value)
-        if isinstance(value, dict):
-            return any(walk(item) for item in value.values())
-        if hasattr(value, "__self__"):  # The method of a wrapper, as of MultiSteps.
-            return walk(list(vars(value.__self__).values()))
-        if not callable(value) or not hasattr(value, "__closure__"):
-            return False
-        if id(value) in visited:  # A function may hold itself.
-            return False
-        visited.add(id(value))
-        factory = value.__qualname__.split(".")[0]
-        if factory in ("guard", "matrices_else_fallback"):
-            return True
-        seen.add(factory)
-        cells = value.__closure__ or ()
-        return any(walk(cell.cell_contents) for cell in cells)
-
-    return seen if walk(function) else set()
 
 
 def _number(value: Any) -> str:

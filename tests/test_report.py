@@ -172,29 +172,6 @@ def test_a_transformation_of_others_is_a_warning():
     assert "No leaf is orthogonalized" in warnings_of(optax.adam(0.1))
 
 
-def test_a_clip_in_front_is_a_warning():
-    clip = optax.clip_by_global_norm(1.0)
-    assert "clip_by_global_norm" in warnings_of(optax.chain(clip, our_muon()))
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda tx: optax.chain(tx, optax.clip_by_global_norm(1.0)),
-        lambda tx: optax.chain(optax.clip(1.0), tx),
-    ],
-    ids=["a clip behind", "another clip in front"],
-)
-def test_other_clips_are_no_warning(wrap):
-    assert "clip_by_global_norm" not in warnings_of(wrap(our_muon()))
-
-
-def test_a_clip_inside_multi_steps_is_a_warning():
-    clip = optax.clip_by_global_norm(1.0)
-    tx = optax.MultiSteps(optax.chain(clip, our_muon()), 2)
-    assert "clip_by_global_norm" in warnings_of(tx)
-
-
 @pytest.mark.parametrize(
     "path",
     [
