@@ -1,6 +1,6 @@
-"""What goes into an update, checked while the step is traced and not at step 40,000.
+"""Checks of the arguments of an update, while the step is traced.
 
-All of it is about shapes, dtypes and paths, so a compiled step pays nothing.
+They read shapes, dtypes and paths alone, so a compiled step pays nothing.
 """
 
 from collections.abc import Callable
@@ -96,14 +96,18 @@ def refuse_complex(name: str, params: Any) -> None:
 
 
 def misfit(state: Any, planned: Any) -> str | None:
-    """What is wrong with a state, or None; `planned` is what ``init`` would make.
+    """The first misfit of a state and the state that ``init`` would make, or None.
 
     Only paths and shapes are compared: values may be arrays of any library.
+
+    Args:
+      state: the state.
+      planned: the state, or its shapes, that ``init`` would make.
     """
-    found, wanted = _shapes(state), _shapes(planned)
-    for path in [*wanted, *found]:
-        if found.get(path) != wanted.get(path):
-            here, there = found.get(path), wanted.get(path)
+    shapes, wanted = _shapes(state), _shapes(planned)
+    for path in [*wanted, *shapes]:
+        if shapes.get(path) != wanted.get(path):
+            here, there = shapes.get(path), wanted.get(path)
             return (
                 f"The state is not of these parameters: at {_short(path)} it has "
                 f"{_described(here)}, the parameters need {_described(there)}. "
@@ -157,7 +161,7 @@ def _refuse_unlike(gradient: Any, params: Any, shape_of: ShapeOf) -> None:
                 f"Leaf {_short(path)} has a gradient of dtype {jnp.result_type(leaf)}. "
                 "Only floating numbers are trained: leave the leaf out of the "
                 "parameters, or take gradients with allow_int=True, which gives it a "
-                "float0 that is passed over."
+                "float0 that is ignored."
             )
     if params is None:
         return
@@ -194,7 +198,9 @@ def _refuse_unlike(gradient: Any, params: Any, shape_of: ShapeOf) -> None:
 
 
 def _refuse_new_shapes(old: Any, new: Any, what: str) -> None:
-    """Refuses what was broadcast on the way."""
+    """Refuses an array that a step has broadcast to another shape."""
+    if [*map(np.shape, jax.tree.leaves(old))] == [*map(np.shape, jax.tree.leaves(new))]:
+        return
     before, after = _shapes(old), _shapes(new)
     for path in before.keys() & after.keys():
         if before[path] != after[path]:
