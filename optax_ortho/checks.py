@@ -53,18 +53,18 @@ def refuse_array(name: str, value: Any) -> None:
 
 
 def refuse_one_owner(name: str, extra: Mapping[str, Any]) -> None:
-    """Refuses an update of some matrices, where all are meant.
+    """Refuses the matrices of one device, where all are needed.
 
     Args:
-      name: of the stage.
+      name: the name of the stage.
       extra: the extra arguments of its update; ``one_owner`` among them says that the
-        tree is what one device has.
+        tree has the matrices of one device.
 
     Raises:
-      ValueError: it is.
+      ValueError: ``one_owner`` is set.
     """
     if extra.get("one_owner"):
         raise ValueError(
-            f"{name} is of several matrices together, and with layouts.owned each "
-            "device has its own. Use layouts.sharded, or a scope of one matrix."
+            f"{name} couples several matrices, and with layouts.owned each device has "
+            "its own. Use layouts.sharded, or a scope of one matrix."
         )

@@ -1,4 +1,4 @@
-"""Which dtypes states have, and that they keep them."""
+"""Dtypes of states and updates, fixed at init."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def keep_dtypes(
 def widen_float16(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Shows float16 leaves to a transformation as float32, and so in its state.
+    """Hands float16 leaves to a transformation as float32, also in its state.
 
     Squares of gradients below 2e-4 are zero in float16, and so is an eps of 1e-8.
 
@@ -78,7 +78,7 @@ def widen_float16(
 def bounded(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Shortens gradient entries whose squares would be infinite, and stay so for ever.
+    """Shortens gradient entries whose squares would overflow, and stay in an average.
 
     Args:
       inner: a transformation that keeps squares of gradients.
@@ -96,6 +96,7 @@ def bounded(
     inner = optax.with_extra_args_support(inner)
 
     def bound(x):
+        # A tenth leaves room for a sum of squares.
         largest = 0.1 * float(jnp.finfo(x.dtype).max) ** 0.5
         size = jnp.abs(x)
         over = size > largest

@@ -1,8 +1,8 @@
-"""What happens to a gradient that is not finite.
+"""A guard around a chain, against gradients that are not finite.
 
-The guard stands around a chain. A matrix whose gradient holds a NaN or an infinity
-goes in as zero and its update comes out as zero, both selected and not multiplied
-(0 * NaN is NaN), so no state ever sees such a value.
+A matrix whose gradient has a NaN or an infinity goes in as zero and its update comes
+out as zero, both selected and not multiplied (0 * NaN is NaN), so no state ever has
+such a value.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,12 @@ from optax_ortho.matrices import AxesOf, axes_at, path_of
 
 
 class GuardState(NamedTuple):
-    """How many matrices (and other leaves) were skipped so far, and what is guarded."""
+    """The state of a guard.
+
+    Attributes:
+      skipped: the number of matrices and other leaves skipped so far.
+      inner: the state of the guarded transformation.
+    """
 
     skipped: jax.Array
     inner: optax.OptState
@@ -33,13 +38,13 @@ where it is finite, and NaN where it is not."""
 
 
 class Across(NamedTuple):
-    """How a guard looks across devices of which each has a gradient of its own.
+    """The view of a guard across devices, each with a gradient of its own.
 
     Attributes:
       shape: the shape of a gradient, given the path and the leaf of the parameter.
-      agree: from marks of this device's gradients to marks of all, equal everywhere.
-      at_gradients: of these, or of as many flags, those of this device's gradients.
-      at_params: of these, those of this device's part of the parameters.
+      agree: maps the marks of this device's gradients to the marks of all devices.
+      at_gradients: selects the marks of this device's gradients.
+      at_params: selects the marks of this device's part of the parameters.
     """
 
     shape: ShapeOf
@@ -66,7 +71,7 @@ def guard(
     Gradients that do not fit the parameters are refused, see `optax_ortho.inputs`.
 
     Args:
-      inner: what to guard.
+      inner: the transformation to guard.
       nonfinite: ``"skip_matrix"`` skips each matrix, or other leaf, that has a bad
         entry, and lets the others step; ``"skip_step"`` skips all of them when one has;
         ``"off"`` guards nothing. A skipped matrix sees a zero gradient, so its
@@ -74,7 +79,7 @@ def guard(
         `inner` as it is, unchecked too, for a direction inside a guarded recipe.
       batch_axes: the axes of a leaf along which matrices are stacked, so that one
         layer of a stack can be skipped alone. A fused leaf is skipped as a whole.
-      across: how it looks across devices.
+      across: the view across devices.
 
     Returns:
       The guarded transformation, with a `GuardState`; for ``"off"`` and None with the
@@ -140,8 +145,8 @@ def stacked_axes(axes: AxesOf) -> BatchAxesOf:
 
 
 def _count_bad(marks: list[jax.Array]) -> tuple[jax.Array, int]:
-    """How many matrices are bad, and how many there are."""
-    # One by one they are as many kernels as there are leaves.
+    """The number of bad matrices, and of all."""
+    # Stacked, because each alone would be a kernel of its own.
     alone = [mark.squeeze() for mark in marks if mark.size == 1]
     parts = [mark for mark in marks if mark.size != 1]
     parts += [jnp.stack(alone)] if alone else []

@@ -1,4 +1,4 @@
-"""What transformations say of themselves while a summary listens."""
+"""Records that transformations make of themselves for a summary."""
 
 import contextlib
 import contextvars

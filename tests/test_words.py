@@ -34,18 +34,8 @@ TO_COME = (
     "optax_ortho/boxes.py",
     "optax_ortho/checkpoints/from_optax.py",
     "optax_ortho/checkpoints/owners.py",
-    "optax_ortho/dtypes.py",
-    "optax_ortho/guard.py",
-    "optax_ortho/inputs.py",
     "optax_ortho/kronecker/",
     "optax_ortho/layouts/",
-    "optax_ortho/names.py",
-    "optax_ortho/optimizers/",
-    "optax_ortho/orthogonalizers/",
-    "optax_ortho/recipes/",
-    "optax_ortho/recording.py",
-    "optax_ortho/report.py",
-    "optax_ortho/statistics/",
     "tests/",
 )
 # In these a figure is a `matplotlib.figure.Figure`.

@@ -51,7 +51,7 @@ def scale_by_adaptive_memory_muon(
     Args:
       lam: the penalty for leaving the memory, at least 0.
       beta_max: the largest beta, in [0, 1).
-      scope: what shares one beta: "matrix", "leaf" or "global".
+      scope: the scope of one beta: "matrix", "leaf" or "global".
       orthogonalizer: another second stage; None is `Auto`.
       trust_region: another scale, a `ShapeFactor` or a whole fourth stage; None is
         ``match_rms(0.2)``.

@@ -41,7 +41,7 @@ from optax_ortho.recipes import recipe_of, two_axes_or_more, whole_tree
 
 
 class AmAdamWState(NamedTuple):
-    """What AM-AdamW remembers.
+    """The state of AM-AdamW.
 
     Attributes:
       remembered: the number of gradients behind the moments.
@@ -81,9 +81,10 @@ def scale_by_am_adamw(
       b2: decay of the second moment, in [0, 1).
       eps: added to the root of the second moment.
       lam: the penalty for leaving the memory, at least 0.
-      weight_decay: the decoupled decay that whatever follows will do; it is not added
-        here, but beta depends on it.
-      weight_decay_mask: which leaves decay; None is those of two or more axes.
+      weight_decay: the decoupled decay of a later stage; it is not added here, but beta
+        depends on it.
+      weight_decay_mask: the leaves that decay; None is all leaves with two or more
+        axes.
       mu_dtype: dtype of the memory d; None is the parameter's own.
       nonfinite: "skip_matrix", which skips a leaf, "skip_step" or "off"; None is for a
         direction inside a guarded recipe.
@@ -184,7 +185,7 @@ def scale_by_am_adamw(
 
 
 def _spread(mask: Any, params: Any) -> Any:
-    """A mask, None, or a function that gives one, as one boolean for every leaf."""
+    """One boolean for every leaf, from a mask, a function that returns one, or None."""
     if mask is None or callable(mask):
         mask = (two_axes_or_more if mask is None else mask)(params)
     return jax.tree.map(lambda m, x: jax.tree.map(lambda _: m, x), mask, params)
@@ -210,7 +211,7 @@ def am_adamw(
         is 1e-3.
       weight_decay: decoupled decay, multiplied by the learning rate.
       weight_decay_mask: a tree of booleans, or a function from the parameters to one:
-        the leaves that decay. None is those of two or more axes.
+        the leaves that decay. None is all leaves with two or more axes.
 
     Examples:
       >>> import optax_ortho

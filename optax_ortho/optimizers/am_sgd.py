@@ -42,7 +42,7 @@ def scale_by_am_sgd(
     Args:
       lam: the penalty for leaving the memory, at least 0.
       beta_max: the largest beta, in [0, 1).
-      scope: what shares one beta: "global" is all leaves, as published; "leaf" is one.
+      scope: the scope of one beta: "global" is all leaves, as published; "leaf" is one.
       mu_dtype: dtype of the memory d; None is the parameter's own.
       nonfinite: "skip_matrix", which skips a leaf, "skip_step" or "off"; None is for a
         direction inside a guarded recipe.
@@ -92,7 +92,7 @@ def am_sgd(
         0.1.
       weight_decay: coupled decay, added to the gradient and averaged with it.
       weight_decay_mask: a tree of booleans, or a function from the parameters to one:
-        the leaves that decay. None is those of two or more axes.
+        the leaves that decay. None is all leaves with two or more axes.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -80,9 +80,9 @@ def scale_by_aro(
       momentum: another first stage; `beta` and `mu_dtype` are then ignored.
       base: the step f in the rotated basis: a transformation of one matrix whose rows
         are the rotated side, with state or without; None is ``sinkhorn(5)``.
-      qr: how orthonormal columns are found, in float32; None is `Householder`, and
+      qr: the orthonormalization of columns, in float32; None is `Householder`, and
         ``ShiftedCholesky()`` is for accelerators.
-      side: which side is rotated: "short" (fan_in of a square matrix), "fan_in",
+      side: the side that is rotated: "short" (fan_in of a square matrix), "fan_in",
         "fan_out", or ``bases.ResidualStream()``, the paper's choice.
       cutoff: rows of R^T M below this part of the largest count as zero; 0 is as
         published.
@@ -101,7 +101,7 @@ def scale_by_aro(
 
     Raises:
       ValueError: an argument out of range, or at init a leaf that is not a matrix.
-      TypeError: `base`, `qr` or `side` is something else.
+      TypeError: `base`, `qr` or `side` is of another type.
 
     Examples:
       >>> import jax.numpy as jnp

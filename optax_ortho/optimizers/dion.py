@@ -1,4 +1,4 @@
-"""Dion: a low-rank orthonormal step, and what it leaves out stays in the momentum.
+"""Dion: a low-rank orthonormal step, with the rest kept in the momentum.
 
 For every weight matrix W (fan_in x fan_out) with gradient G, and B the momentum M or
 its transpose, whichever is not wide, one step is
@@ -75,7 +75,8 @@ def scale_by_dion(
         authors' code.
       cutoff: columns of R below this part of the longest are noise and not applied;
         None is float32's rounding. 0 is as published, see `low_rank`.
-      seed: of the first V; None is 0. V is the same for all matrices of one shape.
+      seed: the seed of the first V; None is 0. V is the same for all matrices of one
+        shape.
       normalize: a third stage; Dion has none.
       trust_region: another scale, a `ShapeFactor` or a whole fourth stage; None is
         ``match_rms(0.2)``.

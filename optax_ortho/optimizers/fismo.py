@@ -1,7 +1,7 @@
 """FISMO: Muon in a basis whitened by Kronecker factors of the Fisher information.
 
-For every weight matrix W (fan_in x fan_out) with gradient G, where P is the factor of
-fan_out and Q that of fan_in, both I at first, one step is
+For every weight matrix W (fan_in x fan_out) with gradient G, with factors P of
+fan_out and Q of fan_in, both I at first, one step is
 
     factors         P <- gamma P + (1 - gamma) L,  Q <- gamma Q + (1 - gamma) R
     whiten          G~ <- Q^(-1/2) G P^(-1/2)
@@ -16,8 +16,8 @@ the other side, damped by mu, each factor scaled to a mean eigenvalue of 1. With
 
     FISMO           normalize_stats=False, trust_region=UNSCALED
 
-Published, L has the size of G^2 while P keeps its trace, so what FISMO does depends on
-the size of the gradient. After 20 random gradients of 32 x 128 with mu = 0.01, entries
+As published, L has the size of G^2 while P keeps its trace, so the step depends on the
+size of the gradient. After 20 random gradients of 32 x 128 with mu = 0.01, entries
 of 0.01 leave every condition number at 1.00, which is Muon; entries of 1 give 3; and
 entries of 100 give 1e7, and an update of 470 times Muon's. By default L and R are
 scaled to the traces of P and Q, and the size of the gradient does not matter.
@@ -82,16 +82,17 @@ def scale_by_fismo(
       mu: damping of the factors, in units of their mean eigenvalue, at least 0.
       normalize_stats: whether a gradient's second moments are scaled to the trace of
         the factor they go into; False is as published.
-      update_every: the factors and their roots are renewed in the first step and every
-        so many steps, with the gradient of that step alone.
+      update_every: the period, in steps, in which the factors and their roots are
+        renewed, from the first step on, with the gradient of that step alone.
       max_dim: a side longer than this keeps the identity for its factor; None is no
         limit.
-      inverse_root: how ``P^(-1/2)`` is found, in float32; None is `bases.Eigh`, and
+      inverse_root: the method for ``P^(-1/2)``, in float32; None is `bases.Eigh`, and
         `bases.NewtonRoot` needs products alone.
       momentum: another momentum, inside the basis; `beta` and `mu_dtype` are then
-        ignored. Under `layouts.sharded` M lies with the owners of matrices, and
-        another one with the parameters: it may couple matrices, and has to be sent.
-      orthogonalizer: what orthogonalizes M; None is `Auto`.
+        ignored. Under `layouts.sharded` M is stored on the owners of the matrices;
+        another momentum is sharded like the parameters and communicated, because it
+        may couple matrices.
+      orthogonalizer: the orthogonalizer of M; None is `Auto`.
       normalize: a third stage; FISMO has none.
       trust_region: another scale, a `ShapeFactor` or a whole fourth stage; None is
         ``normalized("matrix", target_rms=0.2)``.
@@ -107,7 +108,7 @@ def scale_by_fismo(
 
     Raises:
       ValueError: an argument out of range, or at init a leaf that is not a matrix.
-      TypeError: `inverse_root` is something else.
+      TypeError: `inverse_root` is no `InverseRoot`.
 
     Examples:
       >>> import jax.numpy as jnp

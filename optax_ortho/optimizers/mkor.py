@@ -19,7 +19,7 @@ optimizers follow the preconditioning by a base optimizer and no scale:
     hkor             rule=(MovingAverage(), MovingAverage(weight=0.05**2)); where this
                      keeps the norm, it clips by KL divergence, which is not here
 
-The loss has to tell more than its gradient; see `value_and_grad_with_statistics`.
+The loss needs more than its gradient; see `value_and_grad_with_statistics`.
 
 References:
   Mozaffari, Li, Zhang and Mehri Dehnavi, `MKOR: Momentum-Enabled Kronecker-Factor-Based
@@ -75,18 +75,19 @@ def scale_by_mkor(
 
     Args:
       beta: decay of the momentum M, in [0, 1).
-      rule: how the inverse factors forget and absorb: "damped", "ema" or "printed",
+      rule: the update of the inverse factors: "damped", "ema" or "printed",
         another `kronecker.Rule`, or a pair of them for inputs and outputs.
-      stabilizer: what keeps the factors bounded; None is ``Blend()`` for "ema" and
+      stabilizer: the bound on the factors; None is ``Blend()`` for "ema" and
         ``Reset()`` for the others.
       update_every: steps between updates of the factors.
-      warmup_steps: they are updated at each of the first steps.
+      warmup_steps: the number of first steps that each update the factors.
       clip: entries of the statistics are clipped to plus and minus this; None clips
         nothing.
       factor_dtype: dtype in which the factors are kept, None for float32; bfloat16
         halves their memory.
-      switch: when to end preconditioning for good; `LossRate()` makes it MKOR-H.
-      base: what follows the preconditioning, instead of momentum and scale.
+      switch: the end of preconditioning, for good; ``kronecker.LossRate()`` makes it
+        MKOR-H, and each update then needs ``value=``, the loss.
+      base: the stages after the preconditioning, instead of momentum and scale.
       mu_dtype: dtype of M; None is the parameter's own.
       axes: the `MatrixAxes` of a kernel, from its path and the leaf.
       layout: the distribution of the matrices over devices; None is

@@ -19,9 +19,9 @@ serves both groups. The other published forms differ in one stage or two:
     optax.contrib   momentum=bias_corrected(beta), trust_region=JORDAN,
                     orthogonalizer=NewtonSchulz(eps=1e-8)
 
-For convolutions `JORDAN` is not Keller Jordan's code. He takes the factor of the
-window, sqrt(max(1, kh / kw)), and not that of the matrix (in kh kw) x out, which is
-sqrt(max(1, out / (in kh kw))): they part where out > in kh kw, and where kh > kw.
+For convolutions `JORDAN` is not Keller Jordan's code. It has the factor of
+the window, sqrt(max(1, kh / kw)), in place of sqrt(max(1, out / (in kh kw))) for the
+matrix (in kh kw) x out: they differ where out > in kh kw, and where kh > kw.
 ``by_shape(JORDAN, axes)`` with the axes of the window for a convolution is his.
 
 References:

@@ -1,4 +1,4 @@
-"""NAMO: Muon's direction, with Adam's idea of how far to go.
+"""NAMO: Muon's direction, with Adam's step size.
 
 For every weight matrix W (fan_in x fan_out) with gradient G, step t is
 
@@ -11,15 +11,15 @@ For every weight matrix W (fan_in x fan_out) with gradient G, step t is
 
 with s = 0.2 sqrt(max(fan_in, fan_out)).
 
-The box is that of the authors' code. Their paper has no look-ahead, no shape factor and
+The box is the authors' code. Their paper has no look-ahead, no shape factor and
 no limit of 1: ``momentum=ema(0.95), trust_region=UNSCALED, max_step=None``.
 
 Where gradients agree from step to step a is near 1; where they are noise it goes down
 to sqrt((1 - beta) / (1 + beta)) = 0.16 without the look-ahead, so the learning rate is
 higher than Muon's (the authors: about ten times). At the first step it is 1.95.
 
-The ratio is free of scale up to eps = 1e-8: where sqrt(v) is 1e-6 the step is 1 %
-shorter, where it is 1e-8 half as long. With ``eps=0`` it is free of scale in full.
+The ratio is scale-invariant up to eps = 1e-8: where sqrt(v) is 1e-6 the step is 1 %
+shorter, where it is 1e-8 half as long. With ``eps=0`` it is scale-invariant.
 
 References:
   Zhang, Liu and Schaeffer, `Adam Improves Muon
@@ -62,13 +62,13 @@ def scale_by_namo(
       beta: decay of the momentum M, and of its bias correction, in [0, 1).
       beta2: decay of the second moment v, in [0, 1).
       eps: added to the root of v, in the units of the norm of a gradient.
-      momentum: another first stage; `beta` is still the one of the bias correction.
+      momentum: another first stage; `beta` is still used in the bias correction.
       orthogonalizer: another second stage; None is `Auto`.
       trust_region: the factor s; None is ``match_rms(0.2)``.
       max_step: the largest ``learning_rate a s``, and the largest ``learning_rate a``
         of the decay; None sets no limit.
-      weight_decay: of the weights, per unit of ``learning_rate a``.
-      weight_decay_mask: which leaves decay; None is all.
+      weight_decay: the decay of the weights, per unit of ``learning_rate a``.
+      weight_decay_mask: the leaves that decay; None is all.
       mu_dtype: dtype of M; None is the parameter's own.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
       layout: the distribution of the matrices over devices; None is

@@ -10,7 +10,7 @@ For every weight matrix W (fan_in x fan_out) with gradient G, step t is
     step            W_j <- W_j (1 - weight_decay min(learning_rate a_j, 1))
                     W_j <- W_j - min(learning_rate a_j s, 1) O_j
 
-where j is what leaves one input: a row of W here, a column in PyTorch. See `namo` for
+where j is one input: a row of W here, a column in PyTorch. See `namo` for
 s, the form in the paper, the learning rate and the scale of gradients.
 
 References:
@@ -64,13 +64,13 @@ def scale_by_namo_d(
         0.9.
       per: the scope of one ratio: "fan_in", each input; "fan_out", each output; or the
         "matrix", which is NAMO.
-      momentum: another first stage; `beta` is still the one of the bias correction.
+      momentum: another first stage; `beta` is still used in the bias correction.
       orthogonalizer: another second stage; None is `Auto`.
       trust_region: the factor s; None is ``match_rms(0.2)``.
       max_step: the largest ``learning_rate a s``, and the largest ``learning_rate a``
         of the decay; None sets no limit.
-      weight_decay: of the weights, per unit of ``learning_rate a``.
-      weight_decay_mask: which leaves decay; None is all.
+      weight_decay: the decay of the weights, per unit of ``learning_rate a``.
+      weight_decay_mask: the leaves that decay; None is all.
       mu_dtype: dtype of M; None is the parameter's own.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
       layout: the distribution of the matrices over devices; None is

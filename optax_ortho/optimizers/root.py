@@ -66,7 +66,8 @@ def scale_by_root(
       threshold: one constant threshold, in the units of the momentum, instead of a
         quantile. The step then depends on the size of the gradient.
       eps: added to the quantile, in the units of the momentum.
-      orthogonalizer: of the clipped matrix; None is `ShapedNewtonSchulz`.
+      orthogonalizer: the orthogonalizer of the clipped matrix; None is
+        `ShapedNewtonSchulz`.
       trust_region: another scale, a `ShapeFactor` or a whole fourth stage; None is
         ``match_rms(0.2)``.
       mu_dtype: dtype of M; None is the parameter's own.

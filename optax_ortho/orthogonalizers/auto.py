@@ -39,14 +39,14 @@ class Auto(Iteration):
     2048x2048 2.11 against 2.16, and errs less where the condition is bad (0.007 against
     0.025 at 1e2); 2048x8192 no longer fits and takes 8.28 against 6.41. There Gram in
     bfloat16 with two restarts takes 5.08, but lets singular values reach 1.21, so it is
-    yours to choose.
+    no default.
 
-    The backend is the one that the program is compiled for, not the one at hand. What
-    suits yours best is measured by ``python -m benchmarks.device``.
+    The backend is the one that the program is compiled for, not the one at hand.
+    ``python -m benchmarks.device`` measures which method is best on yours.
 
     Args:
       coefficients: a name in `COEFFICIENTS`, a `Coefficients`, or rows (a, b, c).
-      steps: how many; None is what the table's authors take.
+      steps: the number of steps; None is the choice of the table's authors.
 
     Examples:
       >>> Auto().method((256, 1024), jnp.float32, "cpu").__class__.__name__
@@ -70,7 +70,7 @@ class Auto(Iteration):
 
         Args:
           shape: ``(m, n)`` of one matrix.
-          dtype: of the matrix.
+          dtype: its dtype.
           platform: "cpu", "tpu", "cuda" or another, as in `jax.default_backend`.
 
         Returns:
@@ -93,7 +93,7 @@ class Auto(Iteration):
         return NewtonSchulz(*given, dtype=jnp.bfloat16)
 
     def iterate(self, x: jax.Array, products: Products) -> jax.Array:
-        """See `Iteration`; by the method for the platform of the program."""
+        """Orthogonalizes by the method for the platform of the program."""
         shape = products.shape_of(x)
         methods = {
             platform: self.method(shape, x.dtype, platform)
@@ -108,5 +108,5 @@ class Auto(Iteration):
         return jax.lax.platform_dependent(x, **branches)
 
     def counts(self) -> tuple[int, int]:
-        """Those of `NewtonSchulz`, which a TPU or GPU runs."""
+        """The counts of `NewtonSchulz`, which a TPU or GPU runs."""
         return NewtonSchulz(self.coefficients, self.steps).counts()

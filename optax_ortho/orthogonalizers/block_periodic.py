@@ -1,4 +1,4 @@
-"""Whole matrices every few steps, and between them the part that each device has."""
+"""Whole matrices every few steps, and between them the shard on each device."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from optax_ortho.orthogonalizers.auto import Auto
 
 
 class BlockPeriodicState(NamedTuple):
-    """Steps so far."""
+    """The number of steps so far, modulo the period."""
 
     count: jax.Array
 
@@ -25,19 +25,20 @@ class BlockPeriodicState(NamedTuple):
 class BlockPeriodic:
     """Orthogonalizes whole matrices every few steps, and their parts in between.
 
-    With `optax_ortho.layouts.sharded` a part is what a device has of a matrix, so all
-    steps but one in `every` send nothing: for meshes on which the wire dominates. It is
+    With `optax_ortho.layouts.sharded` a part is the shard of a matrix on one device, so
+    all steps but one in `every` communicate nothing: for meshes on which communication
+    dominates. It is
     another optimizer, not the same one for less: an update of parts has the singular
     values of its parts, up to the root of their number, and depends on the mesh. With
     `optax_ortho.layouts.local` a part is the whole.
 
-    Updates of parts are scaled so that their RMS is that of a whole matrix's update;
+    Updates of parts are scaled to the RMS of a whole matrix's update;
     the paper has two learning rates for the same end.
 
     Args:
-      orthogonalizer: of one matrix; None is `Auto`.
+      orthogonalizer: the orthogonalizer of one matrix; None is `Auto`.
       every: the period; the first step takes whole matrices.
-      part_scale: of the steps between, times the scale that matches the RMS.
+      part_scale: the scale of the steps between, times the one that matches the RMS.
 
     Raises:
       ValueError: a period below one, or a scale that is not positive.
@@ -69,23 +70,25 @@ class BlockPeriodic:
         """The stage of a chain, which counts its steps.
 
         Raises:
-          TypeError: a layout that knows no parts.
+          TypeError: a layout without parts.
         """
         local = isinstance(layout, layouts.Local)
         if not (local or isinstance(layout, layouts.Sharded) and layout.params):
             raise TypeError(
-                "BlockPeriodic orthogonalizes what a device has of a matrix, which "
-                "layouts.sharded(params) and layouts.local() know; got "
+                "BlockPeriodic orthogonalizes the shard of a matrix on each device, "
+                "known to layouts.sharded(params) and layouts.local(); got "
                 f"{type(layout).__name__}."
             )
         method = self.orthogonalizer
-        one = method.orthogonalize if isinstance(method, Orthogonalizer) else method
+        function = (
+            method.orthogonalize if isinstance(method, Orthogonalizer) else method
+        )
 
         def on_part(rows, columns):
             def orthogonalize(x):
                 m, n = x.shape
                 part, whole = max(m, n), max(m * rows, n * columns)
-                return one(x) * (self.part_scale * (part / whole) ** 0.5)
+                return function(x) * (self.part_scale * (part / whole) ** 0.5)
 
             return orthogonalize
 

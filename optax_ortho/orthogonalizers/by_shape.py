@@ -2,8 +2,8 @@
 
 The shape of a matrix says much of its spectrum: random entries in a wide matrix give
 singular values that differ by a factor of two or three, and in a square one they reach
-down to zero. `FITTED` has coefficients for each, `PUBLISHED` those that ROOT's authors
-published for four shapes.
+down to zero. `FITTED` has coefficients for each, `PUBLISHED` has ROOT's own
+coefficients for four shapes.
 
 The authors' triple for 2048 x 2048 is not stable. The peak of its polynomial, 1.22459,
 is above the point beyond which it diverges, 1.22355, so singular values of a matrix of
@@ -34,12 +34,13 @@ Shape = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class ShapeCoefficients:
-    """Coefficients by shape: a table, and what to do with other shapes.
+    """Coefficients by shape: a table, and a rule for other shapes.
 
     Args:
-      name: how it prints.
+      name: its name in tables.
       tables: the coefficients of some shapes, by (shorter side, longer side).
-      otherwise: those of any other shape, from the shorter and the longer side.
+      otherwise: makes the coefficients of any other shape, from its shorter and its
+        longer side.
 
     Examples:
       >>> PUBLISHED.of(8192, 2048).rows
@@ -151,7 +152,7 @@ class ShapedNewtonSchulz(Method):
             )
 
     def at(self, m: int, n: int) -> Any:
-        """What orthogonalizes m x n matrices."""
+        """The orthogonalizer of m x n matrices."""
         return self.how(self.coefficients.of(m, n))
 
     def method(self, shape: tuple[int, int], dtype: Any, platform: str) -> Any:

@@ -1,4 +1,4 @@
-"""Coefficients of Newton-Schulz iterations, and what can be promised of them.
+"""Coefficients of Newton-Schulz iterations, and their certificates.
 
 A step maps every singular value s of a matrix to ``a s + b s^3 + c s^5`` and leaves the
 singular vectors alone. A table is one triple (a, b, c) a step.
@@ -19,11 +19,11 @@ MOST_STEPS = 20
 
 
 class Certificate(NamedTuple):
-    """What a table does to singular values in [lower, 1], computed in float64.
+    """The effect of a table on singular values in [lower, 1], computed in float64.
 
     Attributes:
-      lower: the smallest singular value that is looked at.
-      steps: the number of steps that `minimum`, `maximum` and `slope` are about.
+      lower: the smallest singular value of the certificate.
+      steps: the number of steps behind `minimum`, `maximum` and `slope`.
       minimum: the smallest result.
       maximum: the largest result.
       slope: the growth of the smallest singular values.
@@ -51,12 +51,12 @@ class Coefficients:
     throws singular values near 1 far away.
 
     Args:
-      name: how it prints.
+      name: its name in tables.
       rows: the triples.
-      source: where they were published.
-      steps: how many steps its authors take; None is the number of rows.
-      bound: what the norm is multiplied by before the first step, to keep rounding
-        from pushing a singular value over the edge.
+      source: their publication.
+      steps: the number of steps that its authors take; None is the number of rows.
+      bound: a factor of the norm before the first step, which keeps rounding from
+        pushing a singular value over the edge.
 
     Raises:
       ValueError: no rows, or rows that are not triples of finite numbers.
@@ -90,7 +90,7 @@ class Coefficients:
         return (self.rows + self.rows[-1:] * steps)[:steps]
 
     def certificate(self, steps: int | None = None, lower: float = 1e-3) -> Certificate:
-        """What the table does to singular values (see `Certificate`)."""
+        """The effect of the table on singular values."""
         return _certify(self, self.steps if steps is None else steps, lower)
 
 

@@ -56,14 +56,14 @@ def qdwh_polar(x: jax.Array) -> jax.Array:
       <https://doi.org/10.1137/090774999>`_, 2010
     """
 
-    def one(y):
+    def polar(y):
         if is_tall(y):
             return jax.lax.linalg.qdwh(y)[0]
         return jax.lax.linalg.qdwh(y.T.conj())[0].T.conj()
 
     for _ in x.shape[:-2]:
-        one = jax.vmap(one)
-    return one(x)
+        polar = jax.vmap(polar)
+    return polar(x)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ the polynomial, the fit is
     minimize over (a, b, c)    mean of (p(p(p(p(p(s))))) - 1)^2
     subject to                 p(s_peak) <= s_upper - 0.025,  p(1) >= 0.65
 
-where s_peak is where p has its local maximum and s_upper is its upper fixed point,
+where p has its local maximum at s_peak and its upper fixed point at s_upper,
 beyond which it diverges. The mean is over two spectra with equal weights:
 
     noise       the Marchenko-Pastur law, singular values of a matrix of random entries
@@ -73,12 +73,13 @@ def fit(short: int, long: int) -> Coefficients:
     weights = np.concatenate([w for _, w in spectra]) / len(spectra)
 
     def residuals(row: np.ndarray) -> np.ndarray:
-        """What is to be small, squared and summed."""
+        """Misses and violated bounds; the sum of their squares is minimized."""
         misses = np.sqrt(weights) * (apply_rows([tuple(row)] * STEPS, s) - 1)
-        # A constraint is a residual with a large weight; what leaves it is refused.
+        # A constraint is a residual with a large weight; a fit that violates it is
+        # refused.
         bounds = 30 * np.maximum([MARGIN - room(row), LEAST_AT_ONE - row.sum()], 0)
-        found = np.concatenate([misses, bounds])
-        return np.clip(np.nan_to_num(found, nan=1e3), -1e3, 1e3)
+        residuals = np.concatenate([misses, bounds])
+        return np.clip(np.nan_to_num(residuals, nan=1e3), -1e3, 1e3)
 
     candidates = [_least_squares(residuals, np.array(start)) for start in STARTS]
     best = min(candidates, key=lambda row: float(np.sum(residuals(row) ** 2)))
@@ -105,14 +106,14 @@ def momentum(short: int) -> Spectrum:
 
 
 def relative_error(table: Coefficients, spectrum: Spectrum) -> float:
-    """How far a table leaves singular values from 1: the root of the mean square."""
+    """The RMS distance from 1 of singular values after a table's steps."""
     values, weights = spectrum
     misses = apply_rows(table.for_steps(table.steps), values) - 1
     return float(np.sqrt(weights @ misses**2))
 
 
 def room(row: Row | np.ndarray) -> float:
-    """How far the local maximum of a step stays below its diverging fixed point.
+    """The distance of the local maximum of a step to its diverging fixed point.
 
     NaN if it has none.
 
@@ -131,20 +132,20 @@ def room(row: Row | np.ndarray) -> float:
 
 def _least_squares(residuals, row: np.ndarray, iterations: int = 150) -> np.ndarray:
     """Levenberg and Marquardt's method, with differences for derivatives."""
-    found, damping = residuals(row), 1e-3
+    misses, damping = residuals(row), 1e-3
     for _ in range(iterations):
         moves = 1e-6 * np.eye(row.size)
         slopes = [residuals(row + d) - residuals(row - d) for d in moves]
         slope = np.stack(slopes, axis=1) / 2e-6
         square = slope.T @ slope
         square += damping * np.diag(np.diag(square) + 1e-12)
-        trial = row - np.linalg.solve(square, slope.T @ found)
+        trial = row - np.linalg.solve(square, slope.T @ misses)
         after = residuals(trial)
-        gain = 1 - (after @ after) / max(found @ found, 1e-300)
+        gain = 1 - (after @ after) / max(misses @ misses, 1e-300)
         if gain <= 0:
             damping *= 4
             continue
-        row, found, damping = trial, after, damping / 3
+        row, misses, damping = trial, after, damping / 3
         if gain < 1e-10:
             break
     return row

@@ -36,7 +36,7 @@ from optax_ortho.orthogonalizers.tables import KELLER_JORDAN
 class GramNewtonSchulz(Iteration):
     """`NewtonSchulz`, cheaper for a long side beyond 1.5 times the short one.
 
-    In true float32 with one restart it gives what `NewtonSchulz` gives to 1e-5, and to
+    In true float32 with one restart it equals `NewtonSchulz` to 1e-5, and to
     3e-4 at condition 1e4, since the Gram matrix has the condition squared. At
     lower precision errors of R are amplified: with bfloat16 and a single restart
     singular values up to 2.1 were measured (the table's largest is 1.14) and a relative
@@ -47,17 +47,19 @@ class GramNewtonSchulz(Iteration):
 
     Args:
       coefficients: a name in `COEFFICIENTS`, a `Coefficients`, or rows (a, b, c).
-      steps: how many; None is what the table's authors take.
+      steps: the number of steps; None is the choice of the table's authors.
       restarts: the steps, counted from 0, before which to restart. None is 2, 5, 8 and
         so on in float32, and every second step in half precision. With 2 alone the
         ten steps of ``deepseek_v4`` let singular values of 1e-4 grow to 1.36.
-      dtype: what to compute in; None is the input's own, float32 for half precision.
-      precision: of the products; None is the highest.
+      dtype: the dtype to compute in; None is the input's own, float32 for half
+        precision.
+      precision: the precision of the products; None is the highest.
       eps: added to the norm, in the units of the input.
       prescale: the norm; see `optax_ortho.orthogonalizers.frobenius`.
       unsafe: take a table that its certificate does not call safe, or a combination of
         dtype, precision and restarts that is refused for the reason above.
-      products: who multiplies; see `optax_ortho.orthogonalizers.kernels`.
+      products: the implementation of the products, see
+        `optax_ortho.orthogonalizers.kernels`.
 
     Raises:
       ValueError: as `NewtonSchulz`, or a combination that loses precision.
@@ -106,13 +108,14 @@ class GramNewtonSchulz(Iteration):
             )
 
     def iterate(self, x: jax.Array, products: Products) -> jax.Array:
-        """See `Iteration`."""
+        """Orthogonalizes matrices by some products; as `Iteration.iterate`."""
         products = products.unrounded()
         y, r, inverse = started(self, x, products)
-        # Sums are in float32; what goes into a product is in the dtype to compute in.
+        # Sums are in float32, factors in the dtype to compute in.
         wide = jnp.promote_types(y.dtype, jnp.float32)
         on_diagonal = jnp.broadcast_to(jnp.eye(r.shape[-1], dtype=bool), r.shape)
-        # Y goes on as it is, and is divided by its norm at the end.
+        # Y is divided by its norm at the end, so that the division is no pass of its
+        # own.
         of_gram = inverse.reshape((*r.shape[:-2], 1, 1)).astype(wide)
 
         def gram(y):

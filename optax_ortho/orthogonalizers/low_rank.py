@@ -1,4 +1,4 @@
-"""A low-rank orthonormal factor of the momentum, with feedback of what it leaves out.
+"""A low-rank orthonormal factor of the momentum, with feedback of the rest.
 
 With gradient G, momentum M (0 at the start), and B = M or its transpose, whichever is
 not wide:
@@ -56,11 +56,11 @@ class PowerIteration(Method):
     """The low-rank factors of a matrix, improved from step to step.
 
     Args:
-      rank_fraction: of the shorter side, in (0, 1].
+      rank_fraction: the rank over the shorter side, in (0, 1].
       rank_multiple_of: the rank is rounded up to a multiple of it, but not above the
         shorter side.
       steps: power steps for each step of the optimizer.
-      qr: how columns are made orthonormal.
+      qr: the orthonormalization of columns.
 
     Raises:
       ValueError: a number out of range.
@@ -118,21 +118,21 @@ def low_rank(
 ) -> optax.GradientTransformationExtraArgs:
     """Orthonormalizes the leading part of the momentum; the rest stays for later steps.
 
-    The momentum is inside, so as the second stage of a chain it has no first one.
+    The momentum is inside, so a chain with this second stage has no first one.
 
     Args:
-      beta: how much of the applied part of M stays in it, in [0, 1).
-      power: how the leading part is found; None is full rank.
+      beta: the part of the applied momentum that stays in M, in [0, 1).
+      power: the method for the leading part; None is full rank.
       eps: added to the lengths of R's columns, in units of the gradient.
       cutoff: columns of R below this part of the longest are roundings: nothing is
         applied along them, and their V stays. None is ``eps * max(fan_in, fan_out)`` of
         float32. The authors' code has no cut-off: three steps with one 64 x 32 gradient
         of rank one then give P V^T a spectral norm of 3 and a Frobenius norm of 5.6,
         not 1.
-      seed: of the first V, which is the same for all matrices of one shape.
+      seed: the seed of the first V, which is the same for all matrices of one shape.
       mu_dtype: dtype of M; None is the parameter's own.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      layout: how the matrices are spread over devices; None is `layouts.local()`.
+      layout: the distribution of the matrices over devices; None is `layouts.local()`.
 
     Returns:
       A transformation from gradients to P V^T, with a `PowerState`.

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 
 
 class Method:
-    """What a summary asks of an orthogonalizer, with answers that suit most."""
+    """The base of orthogonalizers that appear in a summary, with usual answers."""
 
     def method(self, shape: tuple[int, int], dtype: Any, platform: str) -> Any:
         """The orthogonalizer that runs for matrices of a shape and dtype.
 
         Args:
           shape: ``(m, n)`` of one matrix.
-          dtype: of the matrix.
+          dtype: its dtype.
           platform: "cpu", "tpu", "cuda" or another, as in `jax.default_backend`.
         """
         del shape, dtype, platform

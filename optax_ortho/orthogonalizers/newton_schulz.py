@@ -33,25 +33,26 @@ from optax_ortho.orthogonalizers.tables import COEFFICIENTS, KELLER_JORDAN
 class NewtonSchulz(Iteration):
     """Orthogonalizes by a table of quintic (or cubic) steps.
 
-    The result is free of scale (with ``eps=0``), zero stays exactly zero, and a tall
-    matrix gives the transpose of what its transpose gives. With five-step tables and
-    float32 compute the null space of a rank-deficient matrix is kept: what rounding
-    puts there is multiplied by the table's slope, 485 for Keller Jordan's, and stays
-    below 1e-3 of the largest singular value. In bfloat16 it is not: rounding alone is
-    2^-8, and comes out at the size of everything else.
+    The result is scale-invariant (with ``eps=0``), zero stays exactly zero, and the
+    transpose of a matrix gives the transpose of its result. With five-step tables and
+    float32 compute the null space of a rank-deficient matrix is kept: rounding errors
+    in it are multiplied by the table's slope, 485 for Keller Jordan's, and stay below
+    1e-3 of the largest singular value. In bfloat16 it is not: rounding errors of 2^-8
+    come out as large as all else.
 
     Args:
       coefficients: a name in `COEFFICIENTS`, a `Coefficients`, or rows (a, b, c).
-      steps: how many; None is what the table's authors take.
-      dtype: what to compute in; None is the input's own, float32 for half precision.
-        On a TPU the default precision of a float32 product is one bfloat16 pass, so
-        there float32 means float32 storage.
-      precision: of the products; None is the backend's default.
-      eps: added to the norm, in the units of the input, as reference implementations
-        do (1e-7 or 1e-8). It gives up the freedom of scale.
+      steps: the number of steps; None is the choice of the table's authors.
+      dtype: the dtype to compute in; None is the input's own, float32 for half
+        precision. On a TPU the default precision of a float32 product is one bfloat16
+        pass, so there float32 means float32 storage.
+      precision: the precision of the products; None is the backend's default.
+      eps: added to the norm, in the units of the input; reference implementations have
+        1e-7 or 1e-8. The result is then not scale-invariant.
       prescale: the norm; see `optax_ortho.orthogonalizers.frobenius`.
       unsafe: take a table that its certificate does not call safe.
-      products: who multiplies; see `optax_ortho.orthogonalizers.kernels`.
+      products: the implementation of the products, see
+        `optax_ortho.orthogonalizers.kernels`.
 
     Raises:
       ValueError: an unknown name, a number out of range, or an unsafe table.
@@ -76,7 +77,7 @@ class NewtonSchulz(Iteration):
         complete(self)
 
     def iterate(self, x: jax.Array, products: Products) -> jax.Array:
-        """See `Iteration`."""
+        """Orthogonalizes matrices by some products; as `Iteration.iterate`."""
         y, p, inverse = started(self, x, products)
         # Not in half precision, which would round the coefficients too.
         wide = jnp.promote_types(y.dtype, jnp.float32)
@@ -97,7 +98,7 @@ def complete(iteration: Any) -> None:
 
     Raises:
       ValueError: an unknown name, a number out of range, or an unsafe table.
-      TypeError: `products` that are none.
+      TypeError: `products` is no `Products`.
     """
     name = type(iteration).__name__
     if not isinstance(iteration.products, Products):
@@ -143,19 +144,19 @@ def _refuse_unsafe(name: str, table: Coefficients, steps: int, dtype: Any) -> No
 
 
 def rows_of(iteration: Any) -> tuple[Row, ...]:
-    """One row a step."""
+    """The coefficients (a, b, c) of each step."""
     return iteration.coefficients.for_steps(iteration.steps)
 
 
 def started(
     iteration: Any, x: jax.Array, products: Products
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What an iteration starts with.
+    """The operands of the first step of an iteration.
 
     Args:
       iteration: its dtype, precision, prescaling and eps.
       x: ``(..., m, n)``, or ``(s, m, k)`` for products in blocks.
-      products: who multiplies.
+      products: the implementation of the products.
 
     Returns:
       The matrix Y in the dtype to compute in, the Gram matrix of Y over its norm, and

@@ -1,7 +1,7 @@
 """Large entries of a momentum, cut before it is orthogonalized (ROOT).
 
-With a threshold t, what is taken out of M is its soft threshold T_t, and what is left
-is M with every entry clipped:
+With a threshold t, the outliers of M are its soft threshold T_t, and the rest is M with
+every entry clipped:
 
     T_t[M] = sign(M) max(|M| - t, 0)
     B = M - T_t[M] = clip(M, -t, t)
@@ -27,7 +27,7 @@ class Clipped(Method):
     """An orthogonalizer of the matrix whose outliers are cut.
 
     Every matrix has a threshold of its own, a quantile of the magnitudes of its
-    entries, so the result is as free of scale as the orthogonalizer's. A tenth of the
+    entries, so the result is scale-invariant if the orthogonalizer is. A tenth of the
     entries is clipped at each step, outliers or not.
 
     Where more than nine tenths of the entries are zero that quantile is zero, and
@@ -36,11 +36,11 @@ class Clipped(Method):
     entries that are not zero.
 
     Args:
-      orthogonalizer: of the clipped matrix; any function or object that
-        `orthogonalize` takes.
+      orthogonalizer: the orthogonalizer of the clipped matrix; any function or object
+        that `orthogonalize` takes.
       quantile: the share of entries that are not clipped, in [0, 1).
       threshold: one constant threshold for all matrices, in the units of the momentum,
-        instead of a quantile. It is not free of scale.
+        instead of a quantile. The result is then not scale-invariant.
       eps: added to the quantile, in the units of the momentum.
 
     Raises:

@@ -25,7 +25,7 @@ def polar_express(
 
     Args:
       lower: the smallest singular value, relative to the norm, that should reach 1.
-      steps: how many rows to make.
+      steps: the number of rows.
       safety: at least 1; row k is divided by its powers 1, 3 and 5, the last row
         excepted.
       cushion: the lower end of an interval is not taken below this part of its upper
@@ -51,7 +51,7 @@ def polar_express(
     for step in range(steps):
         a, b, c = best_quintic(max(low, cushion * high), high)
         if cushion * high > low:
-            # The true ends are centred on 1, instead of those of the cushion.
+            # The true ends are centred on 1, instead of the cushion's.
             centre = 2 / (_odd((a, b, c), low) + _odd((a, b, c), high))
             a, b, c = a * centre, b * centre, c * centre
         if step < steps - 1:

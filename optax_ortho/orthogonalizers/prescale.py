@@ -1,4 +1,4 @@
-"""Bringing singular values into the interval a table is made for.
+"""Norms that bring singular values into the interval of a table.
 
 A prescaling is a function of a batch of matrices and an `eps` in their units; it gives
 the divisor, which broadcasts against the matrices. Its result should be at least their
@@ -74,8 +74,8 @@ def aol(x: jax.Array, eps: float | jax.Array = 0.0) -> jax.Array:
     """A divisor for each row or column on the short side (almost orthogonal layers).
 
     Row i is divided by ``(sum_j |X X^H|_ij)^(1/2)``, which brings all singular values
-    to 1 or below. The rows are divided by different numbers, so what is orthogonalized
-    is another matrix and its polar factor is not that of X.
+    to 1 or below. The rows are divided by different numbers, so the result is the
+    polar factor of another matrix.
 
     Args:
       x: ``(..., m, n)``.
@@ -99,8 +99,8 @@ def aol(x: jax.Array, eps: float | jax.Array = 0.0) -> jax.Array:
 def to_unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Multiplies each matrix by the power of two that brings its largest entry near 1.
 
-    A power of two changes no digit, so what follows is free of scale to the last bit;
-    and the squares in a norm then neither overflow nor vanish.
+    A power of two changes no digit, so the result is scale-invariant to the last bit,
+    and the squares in a norm neither overflow nor vanish.
 
     Args:
       x: ``(..., m, n)`` in float32, float64 or a complex dtype.
@@ -117,7 +117,7 @@ def to_unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     if x.size == 0:
         return x, jnp.ones((*x.shape[:-2], 1, 1), real)
     size = jnp.abs(x.real) + jnp.abs(x.imag) if jnp.iscomplexobj(x) else jnp.abs(x)
-    # What follows is free of scale, so its derivative in the scale is zero.
+    # The result is scale-invariant, so its derivative in the scale is zero.
     power = _inverse_power_of_two(lax.stop_gradient(size.max((-2, -1), keepdims=True)))
     return x * power, power
 
@@ -125,20 +125,20 @@ def to_unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def near_unit(
     x: jax.Array, axes: tuple[int, ...] = (-2, -1), mesh_axes: tuple[str, ...] = ()
 ) -> Any:
-    """`to_unit` by a few projections, for what tolerates entries from 2^-30 to 2^30.
+    """`to_unit` by a few projections, to entries from 2^-30 to 2^30.
 
     Each row of a tall matrix, or column of a wide one, is projected on sixteen fixed
     vectors, cosines of incommensurable frequencies, and the largest projection is
-    brought near 1. With n the shorter side it lies between the largest entry and a
-    small part of it, of which the n-th is typical. On a TPU such a product is nearly
+    brought near 1. With n the shorter side it is between the largest entry and a
+    small part of it, typically an n-th. On a TPU such a product is nearly
     free beside a Gram matrix, and a maximum over all entries is not. Sixteen compile to
     fewer programs on a CPU than eight, and vectors of the shorter side to one for all
     shapes.
 
     Args:
       x: ``(..., m, n)``.
-      axes: of one matrix; ``(-3, -2, -1)`` for ``(s, m, k)`` blocks of one.
-      mesh_axes: those along which devices have the other blocks.
+      axes: the axes of one matrix; ``(-3, -2, -1)`` for ``(s, m, k)`` blocks.
+      mesh_axes: the mesh axes whose devices have the other blocks.
 
     Returns:
       The scaled matrices, and the powers, with length 1 along `axes`.
@@ -167,11 +167,11 @@ def _inverse_power_of_two(x: jax.Array) -> jax.Array:
     """2^-k for x in [2^k, 2^(k+1)), exactly, and always a normal number."""
     float_ = jnp.finfo(x.dtype)
     unsigned = jnp.dtype(f"uint{float_.bits}")
-    one = 1 << float_.nmant  # The lowest bit of the exponent.
+    lowest = 1 << float_.nmant  # The lowest bit of the exponent.
     largest = 2 * (float_.maxexp - 1)  # The exponent field of the largest numbers.
-    field = lax.bitcast_convert_type(x, unsigned) // unsigned.type(one)
+    field = lax.bitcast_convert_type(x, unsigned) // unsigned.type(lowest)
     inverse = unsigned.type(largest) - jnp.minimum(field, unsigned.type(largest - 1))
-    return lax.bitcast_convert_type(inverse * unsigned.type(one), x.dtype)
+    return lax.bitcast_convert_type(inverse * unsigned.type(lowest), x.dtype)
 
 
 def _norm(x: jax.Array) -> jax.Array:

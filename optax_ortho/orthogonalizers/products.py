@@ -29,7 +29,7 @@ class Products:
       [[5.]] [[5.]]
     """
 
-    # Whether the products of a matrix in column blocks may be those of `InBlocks`.
+    # Whether the products of a matrix in column blocks may be `InBlocks`.
     by_columns = True
 
     def shape_of(self, x: jax.Array) -> tuple[int, int]:
@@ -70,7 +70,7 @@ class Products:
           c: a number; with 0 there is no product.
           p: ``(..., k, k)``, in the dtype to multiply in.
           q: ``(..., k, k)``, in the dtype to multiply in.
-          precision: of the product.
+          precision: the precision of the product.
 
         Returns:
           The sum, taken in float32 or better, in the dtype of E.
@@ -104,7 +104,7 @@ class Products:
 class InBlocks(Products):
     """The products of matrices in column blocks, ``(s, m, k)`` for m x sk.
 
-    What several devices have sent is such an array; joining the blocks would cost as
+    Matrices arrive from several devices in this form; joining the blocks would cost as
     much memory traffic as a product.
     """
 

@@ -29,7 +29,7 @@ from optax_ortho.orthogonalizers.products import highest
 
 @runtime_checkable
 class QR(Protocol):
-    """Any object that gives orthonormal columns of a tall matrix.
+    """Any object that orthonormalizes the columns of a tall matrix.
 
     The result is finite whatever the rank of the matrix is, and zero gives something
     finite too. There is no ``__call__``, because `optax.inject_hyperparams` takes
@@ -70,9 +70,9 @@ class ShiftedCholesky:
     others come out shorter than 1, or, where a factorization failed, as Householder's.
 
     Args:
-      passes: how many times; each squares what the one before left of the condition
-        number. Two are orthonormal to 3e-6 for a condition number of 1e4 in float32,
-        three to rounding for 1e6.
+      passes: the number of passes; each squares what the one before left of the
+        condition number. Two are orthonormal to 3e-6 for a condition number of 1e4 in
+        float32, three to rounding for 1e6.
       shift: added to the Gram matrix of the first pass, in units of its trace.
 
     Raises:
@@ -110,7 +110,7 @@ class RandomizedCholesky:
     Args:
       oversample: rows of the sketch for each column of the matrix, at least 1; the
         number of rows is rounded up to a multiple of 128.
-      seed: of the sketch.
+      seed: the seed of the sketch.
 
     Raises:
       ValueError: `oversample` below 1.

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Up to so many entries a sort is as fast as counting, and compiles faster.
+# The largest number of entries for which a sort is as fast as counting; it compiles
+# faster.
 SORTED = 2**10
 
 

@@ -1,13 +1,13 @@
-"""One matrix on several devices: each has columns, and all know the Gram matrix.
+"""One matrix on several devices: each has columns, and all have the Gram matrix.
 
 With X in columns X_1 to X_s, X X^H is the sum of all X_i X_i^H, and Q X consists of all
-Q X_i. So a Newton-Schulz step sends nothing but sums of Gram matrices. What follows on
-them, short side by short side, every device does for itself, or each does some of the
-rows and all gather them.
+Q X_i. So a Newton-Schulz step communicates sums of Gram matrices alone. The products of
+Gram matrices are computed on every device, or each device computes some rows and all
+gather them.
 
-Where these travel in bfloat16 their diagonals do not: near the end a Gram matrix is
-nearly the identity, and most of what rounding puts in is put on the diagonal. For a
-random 768 x 3072 matrix on four devices the error is 0.28 % with exact diagonals and
+Where they are communicated in bfloat16 their diagonals are not: near the end a Gram
+matrix is nearly the identity, and most of the rounding errors are on the diagonal. For
+a random 768 x 3072 matrix on four devices the error is 0.28 % with exact diagonals and
 0.96 % without.
 """
 
@@ -21,7 +21,8 @@ from jax import lax
 from optax_ortho.orthogonalizers.prescale import near_unit
 from optax_ortho.orthogonalizers.products import InBlocks
 
-# Up to so many devices all do all the rows: a gather would cost more than it saves.
+# The largest number of devices that all compute all rows: there a gather would cost
+# more than it saves.
 ALL_ROWS = 2
 
 
@@ -31,7 +32,7 @@ class Shared(InBlocks):
 
     Args:
       axes: the mesh axes of the devices; they are manual.
-      wire_dtype: in what sums and rows travel; None is their own dtype.
+      wire_dtype: the dtype in which sums and rows are communicated; None is their own.
       in_rows: whether each device computes some rows of a polynomial.
     """
 
@@ -54,9 +55,9 @@ class Shared(InBlocks):
 
     def gram(self, x: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
         """``X X^H``, the sum over devices."""
-        own = super().gram(x, precision)
-        total = lax.psum(self._sent(own), self.axes).astype(own.dtype)
-        if not self._is_wider(own.dtype):
+        gram = super().gram(x, precision)
+        total = lax.psum(self._sent(gram), self.axes).astype(gram.dtype)
+        if not self._is_wider(gram.dtype):
             return total
         squares = jnp.sum(jnp.real(x * x.conj()), (0, 2))
         return _with_diagonal(total, lax.psum(squares, self.axes))
@@ -75,9 +76,9 @@ class Shared(InBlocks):
             return super().polynomial(a, e, c, p, q, precision)
         each = e.shape[0] // lax.axis_size(self.axes)
         start = each * lax.axis_index(self.axes)
-        own_e, own_p = (lax.dynamic_slice_in_dim(x, start, each) for x in (e, p))
-        own = super().polynomial(a, own_e, c, own_p, q, precision)
-        rows = lax.all_gather(self._sent(own), self.axes, tiled=True).astype(e.dtype)
+        e_rows, p_rows = (lax.dynamic_slice_in_dim(x, start, each) for x in (e, p))
+        part = super().polynomial(a, e_rows, c, p_rows, q, precision)
+        rows = lax.all_gather(self._sent(part), self.axes, tiled=True).astype(e.dtype)
         if not self._is_wider(e.dtype):
             return rows
         # Of Hermitian P and Q, the diagonal of P Q is in their elementwise product.
@@ -88,7 +89,7 @@ class Shared(InBlocks):
         return x.astype(self.wire_dtype) if self._is_wider(x.dtype) else x
 
     def _is_wider(self, dtype: Any) -> bool:
-        """Whether what has a dtype travels in less."""
+        """Whether arrays of a dtype are communicated in fewer bits."""
         if self.wire_dtype is None:
             return False
         return jnp.dtype(self.wire_dtype).itemsize < jnp.dtype(dtype).itemsize
@@ -107,14 +108,14 @@ def in_rows(m: int, devices: int) -> bool:
 def cost_of_sums(
     sums: int, squares: int, m: int, n: int, devices: int, rows: bool
 ) -> tuple[float, float]:
-    """What an iteration costs each device that shares a matrix.
+    """The cost of an iteration for each device that shares a matrix.
 
     Args:
-      sums: how many Gram matrices it takes, each with a product ``Q X``.
-      squares: how many products of m x m matrices.
+      sums: the number of Gram matrices, each with a product ``Q X``.
+      squares: the number of products of m x m matrices.
       m: the shorter side.
       n: the longer side.
-      devices: how many share the matrix.
+      devices: the number of devices that share the matrix.
       rows: whether each computes some rows of the m x m products.
 
     Returns:
@@ -130,5 +131,5 @@ def cost_of_sums(
 
 
 def cost_of_gather(m: int, n: int, devices: int) -> float:
-    """How many numbers a device sends so that all have the whole matrix."""
+    """The numbers that a device sends so that all have the whole matrix."""
     return m * n * (devices - 1) / devices

@@ -23,7 +23,7 @@ from optax_ortho.recording import record
 
 
 class Orthogonalized(NamedTuple):
-    """What `orthogonalize` tells a summary about one leaf."""
+    """The record of one orthogonalized leaf, for a summary."""
 
     path: str
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ def orthogonalize(
         `BlockPeriodic` of one. None is `Auto`, five Newton-Schulz steps by the method
         that suits shape and backend.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      layout: how the matrices are spread over devices; None is `layouts.local()`.
+      layout: the distribution of the matrices over devices; None is `layouts.local()`.
 
     Returns:
       A transformation without state, but for the count of a `BlockPeriodic`.
@@ -92,13 +92,13 @@ def _every_step(
 
 
 def record_matrices(params: Any, axes: AxesOf, method: Any, layout: Any) -> None:
-    """Tells a summary what a stage does with every leaf.
+    """Records the method of a stage for every leaf, for a summary.
 
     Args:
       params: the parameters.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
       method: the method, which prints; a `Method` or anything else.
-      layout: how the matrices are spread over devices.
+      layout: the distribution of the matrices over devices.
 
     Raises:
       ValueError: axes that do not fit a leaf, naming its path.

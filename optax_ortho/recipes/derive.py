@@ -35,13 +35,13 @@ def recipe_of(
 ) -> Callable[[Factory], Factory]:
     r"""Derives ``x(learning_rate, ...)`` from ``scale_by_x(...)``.
 
-    The decorated function declares the typed signature, and its docstring has what is
-    the recipe's own; its body is ``...``. Each argument is handed to the direction, to
-    `build`, or to both, by name. A signature with ``**common: Unpack[Common]`` gets the
-    arguments that all recipes share.
+    The decorated function declares the typed signature, and its docstring documents the
+    recipe alone; its body is ``...``. Each argument is handed to the direction,
+    to `build`, or to both, by name. A signature with ``**common: Unpack[Common]`` gets
+    the arguments that all recipes share.
 
-    The docstring gets the sections that it lacks. Its ``Args`` are those of the
-    direction and of `Common`, unless it documents an argument itself.
+    The docstring gets the sections that it lacks. Its ``Args`` come from
+    the direction and from `Common`, unless it documents an argument itself.
 
     Args:
       direction: ``scale_by_x``. It may take ``axes``, ``layout`` and ``nonfinite``,
@@ -88,14 +88,14 @@ def recipe_of(
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             given = bound.arguments
-            own = {key: given[key] for key in given if key in directed}
+            handed = {key: given[key] for key in given if key in directed}
             rest = {key: given[key] for key in given if key in built}
 
             def made(axes=None, layout=None):
                 # The recipe has one guard around all groups.
                 decided = {"axes": axes, "layout": layout, "nonfinite": None}
                 decided = {key: decided[key] for key in decided if key in directed}
-                return direction(**{**own, **decided})
+                return direction(**{**handed, **decided})
 
             return build(name, made, **rest)
 
@@ -114,36 +114,36 @@ def _names(function: Callable) -> set[str]:
 
 def _written_out(signature: inspect.Signature) -> inspect.Signature:
     """A signature with the shared arguments in the place of ``**common``."""
-    own = dict(signature.parameters)
-    if own.pop("common", None) is None:
+    parameters = dict(signature.parameters)
+    if parameters.pop("common", None) is None:
         return signature
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value)
         for name, value in DEFAULTS.items()
     ]
-    return signature.replace(parameters=[*own.values(), *shared])
+    return signature.replace(parameters=[*parameters.values(), *shared])
 
 
 def _documentation(
     declared: Callable, direction: Callable, signature: inspect.Signature
 ) -> str:
-    """The docstring of a recipe, completed from those of its direction and `Common`."""
-    own, inherited = _sections(declared), _sections(direction)
+    """The docstring of a recipe, completed from its direction and from `Common`."""
+    documented, inherited = _sections(declared), _sections(direction)
     texts = (
         _entries(ARGUMENTS)
         | _entries(inherited["Args"])
         | _entries(_sections(Common)["Attributes"])
-        | _entries(own.get("Args", ""))
+        | _entries(documented.get("Args", ""))
     )
     missing = [name for name in signature.parameters if name not in texts]
     if missing:
         raise TypeError(f"{declared.__name__}: nothing documents {missing}.")
     lines = (f"  {name}: {texts[name]}" for name in signature.parameters)
-    sections = {"Returns": RETURNS, "Raises": RAISES, **own}
+    sections = {"Returns": RETURNS, "Raises": RAISES, **documented}
     sections["Args"] = "".join(lines) + "\n"
     order = ("Args", "Returns", "Raises", "Examples", "References")
     titled = (f"{title}:\n{sections[title]}" for title in order if title in sections)
-    return f"{own['']}\n\n{''.join(titled)}"
+    return f"{documented['']}\n\n{''.join(titled)}"
 
 
 def _sections(documented: Any) -> dict[str, str]:

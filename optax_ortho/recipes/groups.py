@@ -51,7 +51,7 @@ class Group(NamedTuple):
 
 
 class Treatment(NamedTuple):
-    """A transformation, and what a summary says of the group that it is applied to."""
+    """The transformation of a group, and its description in a summary."""
 
     tx: optax.GradientTransformation
     method: str
@@ -140,7 +140,7 @@ def _diagnosed(
     layout: Any,
     diagnostics: bool | str,
 ) -> optax.GradientTransformation:
-    """The direction of the matrices in a layout, with what is measured of it."""
+    """The direction of the matrices in a layout, with its metrics."""
     if not isinstance(layout, layouts.Owned):
         matrix = direction(labels.axes, layout)
     elif diagnostics:
@@ -187,7 +187,7 @@ def _by_role(
 ) -> optax.GradientTransformationExtraArgs:
     """Applies to each leaf the treatment of its role, and records the groups at init.
 
-    A role without a treatment has that of `OTHER`.
+    A role without a treatment is treated as `OTHER`.
     """
 
     def group_of(keys, leaf):

@@ -1,7 +1,7 @@
-"""A recipe in which matrices live with their owner, see `layouts.owned`.
+"""Recipes whose matrices are stored on their owners, see `layouts.owned`.
 
-The direction of the matrices runs on the stacks of each owner. All else that a recipe
-has, rates, decay and the other groups, runs on each device's part of the parameters.
+The direction of the matrices runs on the stacks of each owner. The rest of a recipe,
+rates, decay and the other groups, runs on each device's shard of the parameters.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Direction = Callable[[AxesOf, Any], optax.GradientTransformation]
 
 
 class AllOnOwners(NamedTuple):
-    """Recorded by a direction of which all of the state lies with owners."""
+    """The record of a direction whose whole state is stored on owners."""
 
     layout: Any
 
@@ -30,12 +30,12 @@ class AllOnOwners(NamedTuple):
 def on_owners(
     direction: Direction, axes: AxesOf, layout: Owned
 ) -> optax.GradientTransformationExtraArgs:
-    """A direction on owners: local gradients in, each device's part of the update out.
+    """A direction on owners: local gradients in, each device's shard of the update out.
 
     Args:
       direction: makes a direction from the axes of a leaf and a layout.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      layout: who owns what.
+      layout: the assignment of matrices to owners.
     """
 
     def made(tree):
@@ -52,9 +52,9 @@ def on_owners(
         shapes = jax.tree_util.tree_map_with_path(
             lambda keys, leaf: layout.shards.whole(path_of(keys)), params
         )
-        with recording() as said:
+        with recording() as events:
             jax.eval_shape(direction(axes, layouts.local()).init, shapes)
-        for event in said:
+        for event in events:
             record(event._replace(layout=layout))
         record(AllOnOwners(layout))
         return state
@@ -63,7 +63,7 @@ def on_owners(
         if not jax.tree.leaves(updates):
             return updates, state
         owners, inner = made(updates)
-        # The parameters are in parts here, and no stage may take a part for the whole.
+        # The parameters are shards here, and no stage may take a shard for a matrix.
         stacks: Any = owners.enter(updates)
         extra["one_owner"] = True
         stacks, state = inner.update(stacks, state, None, **extra)
@@ -75,26 +75,26 @@ def on_owners(
 def all_on_owners(
     direction: Direction, axes: AxesOf, layout: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """A direction whose whole state lies with owners: one exchange in, and one out.
+    """A direction whose whole state is stored on owners: one exchange in, and one out.
 
-    For a direction of several stages that would each send its matrices there and back.
+    For directions with several stages that would each run their own all-to-all.
     Of layouts other than `Sharded`, and where a device is one of several slices or of a
     `jax.pmap`, it is ``direction(axes, layout)``.
 
     Args:
-      direction: makes a direction from the axes of a leaf and a layout; what it does to
+      direction: makes a direction from the axes of a leaf and a layout; its effect on
         one matrix may not depend on another.
       axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-      layout: of the matrices.
+      layout: the layout of the matrices.
     """
     if not isinstance(layout, Sharded) or layout.params is None or layout.dcn:
         return optax.with_extra_args_support(direction(axes, layout))
     inner = on_owners(direction, _unscaled(axes), Owned(layout, over=()))
 
     def init(params):
-        with recording() as said:
+        with recording() as events:
             state = inner.init(params)
-        for event in said:
+        for event in events:
             record(event._replace(layout=layout))
         return state
 
@@ -104,21 +104,21 @@ def all_on_owners(
             lambda x: x.astype(narrowed([x.dtype], layout.wire_dtype)), updates
         )
         specs = layout.specs(updates), layout.specs(state)
-        found, state = layout.on_mesh(inner.update, specs, specs)(wire, state)
-        return jax.tree.map(lambda y, x: y.astype(x.dtype), found, updates), state
+        result, state = layout.on_mesh(inner.update, specs, specs)(wire, state)
+        return jax.tree.map(lambda y, x: y.astype(x.dtype), result, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _unscaled(axes: AxesOf) -> AxesOf:
-    """Without the scales of blocks, which the stages behind a direction apply."""
+    """Axes without the scales of blocks, which the stages behind a direction apply."""
 
     def unscaled(path, leaf):
-        one = axes(path, leaf)
-        if one.split is None:
-            return one
-        split = dataclasses.replace(one.split, scales=None)
-        return dataclasses.replace(one, split=split)
+        scaled = axes(path, leaf)
+        if scaled.split is None:
+            return scaled
+        split = dataclasses.replace(scaled.split, scales=None)
+        return dataclasses.replace(scaled, split=split)
 
     return unscaled
 
@@ -126,10 +126,10 @@ def _unscaled(axes: AxesOf) -> AxesOf:
 def on_parts(
     inner: optax.GradientTransformation, layout: Any
 ) -> optax.GradientTransformation:
-    """A transformation of parameters that are no matrices, on each device's part.
+    """A transformation of parameters that are no matrices, on each device's shard.
 
     Args:
-      inner: what has no need of a whole parameter, such as AdamW.
+      inner: a transformation that needs no whole parameter, such as AdamW.
       layout: any layout; for one that is not `Owned`, `inner` itself.
     """
     if not isinstance(layout, Owned):
@@ -139,12 +139,12 @@ def on_parts(
     def update(updates, state, params=None, **extra):
         return inner.update(layout.average(updates), state, params, **extra)
 
-    # With the state of `inner`, which another layout can take as it is.
+    # The state is `inner`'s, so that another layout can take it.
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def across(layout: Any) -> Across:
-    """How the guard of a recipe looks across devices."""
+    """The view of a recipe's guard across devices."""
     if not isinstance(layout, Owned):
         return ALONE
     return Across(
@@ -156,5 +156,5 @@ def across(layout: Any) -> Across:
 
 
 def whole(layout: Any, path: str, leaf: Any) -> Any:
-    """The shape and dtype by which a leaf is labelled: its own, or the whole one's."""
+    """The shape and dtype by which a leaf is labelled: the whole parameter's."""
     return layout.shards.whole(path) if isinstance(layout, Owned) else leaf

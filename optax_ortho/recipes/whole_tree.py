@@ -25,7 +25,7 @@ def whole_tree(
     weight_decay_mask: Any,
     decay: Callable[[Any, Any], optax.GradientTransformation] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """A recipe whose direction is that of every leaf.
+    """A recipe with one direction for all leaves.
 
     Args:
       name: the name of the direction in a summary.
@@ -34,7 +34,8 @@ def whole_tree(
       learning_rate: rate or schedule.
       nonfinite: see `guard`; a leaf is skipped.
       weight_decay: the decay of the leaves.
-      weight_decay_mask: the leaves that decay; None is those of two or more axes.
+      weight_decay_mask: the leaves that decay; None is all leaves with two or
+        more axes.
       decay: makes the transformation that adds the decay to the direction, from the
         weight decay and its mask; None is `decay_of`.
 

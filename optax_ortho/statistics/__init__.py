@@ -1,4 +1,4 @@
-"""What the layers of a model tell an optimizer, besides their gradients."""
+"""Statistics of the layers of a model, which some optimizers need."""
 
 from optax_ortho.statistics.collect import (
     value_and_grad_with_statistics as value_and_grad_with_statistics,

@@ -1,4 +1,4 @@
-"""The loss, its gradient, and what Kronecker-factored optimizers need besides."""
+"""The loss, its gradient, and statistics for Kronecker-factored optimizers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ def value_and_grad_with_statistics(
     clip: float | None = 100.0,
     wrt: Any = None,
 ) -> Callable:
-    """`jax.value_and_grad`, which also gives the statistics of every layer.
+    """`jax.value_and_grad` that also returns the statistics of every layer.
 
     The statistics of a layer are its mean input and the gradient of the loss in its
     output, summed over samples. Dense layers and convolutions are read, of Flax NNX
@@ -27,12 +27,12 @@ def value_and_grad_with_statistics(
     Args:
       loss_fn: takes an NNX model, or the parameters of a Linen model, first; it gives
         the loss, a mean over samples, or ``(loss, aux)``. Others may follow.
-      labels: whose statistics: those of matrices, as in a recipe. None is all layers of
-        an NNX model, and kernels with two axes of a Linen model.
-      has_aux: whether `loss_fn` gives ``(loss, aux)``.
+      labels: the labels of a recipe; layers whose kernels are matrices are read. None
+        is all layers of an NNX model, and kernels with two axes of a Linen model.
+      has_aux: whether `loss_fn` returns ``(loss, aux)``.
       clip: entries of each sample are clipped to plus and minus this before they are
         averaged, as MKOR does; None clips nothing.
-      wrt: for an NNX model, which variables to differentiate; None is `nnx.Param`.
+      wrt: the variables of an NNX model to differentiate; None is `nnx.Param`.
 
     Returns:
       A function like `loss_fn` that gives ``(loss, gradient, statistics)``, the last a
@@ -77,10 +77,7 @@ def value_and_grad_with_statistics(
     def linen(params, *args, **kwargs):
         from optax_ortho.statistics import flax_linen
 
-        if not found:
-            given = resolve(labels)
-            found.append(flax_linen.value_and_grad(loss_fn, given, has_aux, clip))
-        return found[0](params, *args, **kwargs)
+        f = flax_linen.value_and_grad(loss_fn, resolve(labels), has_aux, clip)
+        return f(params, *args, **kwargs)
 
-    found: list[Callable] = []
     return wrapped

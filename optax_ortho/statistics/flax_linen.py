@@ -1,7 +1,7 @@
 """Statistics of a Flax Linen model: its layers are intercepted while the loss runs.
 
-The probes of a layer stand beside its kernel in the tree of parameters, so that
-`flax.linen.scan` and its like hand each layer its own.
+The probes of a layer are stored beside its kernel in the tree of parameters, so that
+`flax.linen.scan` and other lifts hand each layer its own.
 """
 
 from collections.abc import Callable, Mapping
@@ -86,7 +86,7 @@ def _interceptor(clip: Any, called: set[str]) -> Callable:
         layer = context.module
         made = layer.variables.get("params", {}) if _rank(layer) else {}
         tags = [name for name in made if name.startswith(TAG)]
-        # A lifted class calls the one it lifts: with the same arrays, or with a part.
+        # A lifted class calls the class that it lifts, with all or part of its arrays.
         whole = tags and made[tags[0]].a.ndim == _rank(layer)
         if context.method_name != "__call__" or not whole or tags[0] in inside:
             return method(*args, **kwargs)
@@ -106,7 +106,7 @@ def _interceptor(clip: Any, called: set[str]) -> Callable:
 
 
 def _rank(layer: Any) -> int:
-    """How many axes the layer's kernel has; 0 for a layer that is not read."""
+    """The number of axes of the layer's kernel; 0 for a layer that is not read."""
     if isinstance(layer, nn.Dense):
         return 2
     if isinstance(layer, nn.DenseGeneral):

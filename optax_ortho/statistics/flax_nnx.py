@@ -1,8 +1,8 @@
 """Statistics of a Flax NNX model: its layers get probes while the loss runs.
 
-A probe is a parameter of its layer, so that `flax.nnx.scan` and its like hand each
-layer its own, and the layer becomes one of a subclass that taps its own call. Both are
-undone in the end.
+A probe is a parameter of its layer, so that `flax.nnx.scan` and other transforms hand
+each layer its own, and the layer gets a subclass that taps its call. Both are undone in
+the end.
 """
 
 import contextlib
@@ -46,14 +46,14 @@ def value_and_grad(
             value, gradient = differentiated(model, *args, **kwargs)
         probes, gradient = nnx.split_state(gradient, Probe, ...)
         flat = dict(nnx.to_flat_state(probes))
-        found = {
+        gradients = {
             "/".join(map(str, path)): (
                 Probes(*(flat[(*path, name)][...] for name in NAMES)),
                 axes,
             )
             for path, (_, axes) in layers.items()
         }
-        return value, gradient, read(found)
+        return value, gradient, read(gradients)
 
     return wrapped
 

@@ -1,7 +1,8 @@
-"""Passing through a layer, with a tap at its input and one at its output.
+"""Calls of layers, with a tap at the input and one at the output.
 
-The sample of a dense layer is one row of its input. That of a convolution is an example
-of the batch: the mean over positions of its patches and of its output's gradients.
+The sample of a dense layer is one row of its input. The sample of a convolution is an
+example of the batch: the mean over positions of its patches and of its output's
+gradients.
 """
 
 import math
@@ -24,8 +25,8 @@ def through_dense(
     Args:
       call: the layer.
       x: its input.
-      probes: of the layer.
-      clip: of entries of samples; None clips nothing.
+      probes: the probes of the layer.
+      clip: the bound on the entries of samples; None clips nothing.
       inputs: the axes of x that are contracted.
       batch: the axes of x that the kernel has too.
     """
@@ -53,9 +54,9 @@ def through_conv(
     Args:
       call: the layer.
       x: its input.
-      probes: of the layer.
-      clip: of entries of samples; None clips nothing.
-      layer: what has its kernel_size, strides, padding and dilations.
+      probes: the probes of the layer.
+      clip: the bound on the entries of samples; None clips nothing.
+      layer: the layer, with kernel_size, strides, padding and dilations.
     """
     window = layer.kernel_size
     window = (window,) if isinstance(window, int) else tuple(window)
@@ -97,15 +98,15 @@ def patch_matrices(
     input_dilation: Sequence[int],
     kernel_dilation: Sequence[int],
 ) -> list[Any]:
-    """How often each tap of a convolution visits each input position.
+    """The frequency with which each tap of a convolution visits each input position.
 
     Args:
       positions: the lengths of the input's spatial axes.
-      window: the lengths of the kernel's.
-      strides: of the window.
+      window: the lengths of the kernel's spatial axes.
+      strides: the strides of the window.
       padding: as Flax's layers take it.
-      input_dilation: of the input.
-      kernel_dilation: of the kernel.
+      input_dilation: the dilation of the input.
+      kernel_dilation: the dilation of the kernel.
 
     Returns:
       For each axis ``(positions, window)``, over the number of output positions; with

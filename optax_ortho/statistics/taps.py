@@ -1,18 +1,18 @@
-"""Reading a layer without touching it: statistics as gradients of zeros.
+"""Statistics of a layer as gradients of zeros that the layer ignores.
 
 A tap is the identity on an array that passes through a layer. It also takes a probe, an
-array of zeros that it ignores, and says that the probe's gradient is the statistic. So
-a statistic comes out of `jax.grad` wherever the gradient of a parameter does: through
-`jit`, `scan`, `vmap`, `remat`, and with one entry a layer where layers are stacked. A
-probe used several times gets the sum of its statistics, so their number is a third
-one, by which the mean input is divided in the end:
+array of zeros that it ignores, and its derivative defines the gradient of the probe as
+the statistic. So a statistic comes out of `jax.grad` wherever the gradient of a
+parameter does: through `jit`, `scan`, `vmap`, `remat`, and with one entry a layer where
+layers are stacked. A probe used several times gets the sum of its statistics, so their
+number is a third one, by which the mean input is divided in the end:
 
     a    mean over samples of the input, each clipped
     g    mean over samples of N times the output's gradient, each clipped, for N samples
     n    1
 
-Without clipping g is the sum over samples of the loss gradient in the output: that of a
-bias. `passes` says what a sample is.
+Without clipping g is the sum over samples of the loss gradient in the output, the
+gradient of a bias. `passes` defines a sample.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,13 +44,13 @@ def tap_input(x: jax.Array, probes: Probes, a: jax.Array) -> tuple[jax.Array, Pr
 
     Args:
       x: the input.
-      probes: of the layer.
-      a: what the gradient of ``probes.a`` is to be, without axes of length 1.
+      probes: the probes of the layer.
+      a: the gradient of ``probes.a``, without axes of length 1.
 
     Returns:
       The input, and the probes for `tap_output`. They now vary with x, over a
-      `jax.vmap` or the devices of a `jax.shard_map`, so that going back their gradients
-      are summed over them as that of a parameter is.
+      `jax.vmap` or the devices of a `jax.shard_map`, so that their gradients are
+      summed over it as the gradient of a parameter is.
     """
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         x = x.astype(jnp.float32)
@@ -58,7 +58,7 @@ def tap_input(x: jax.Array, probes: Probes, a: jax.Array) -> tuple[jax.Array, Pr
     zero = jnp.where(jnp.isnan(a).any(), 0, jnp.zeros([], jnp.float32))
     probes = Probes(*(probe + zero for probe in probes))
     a = a.reshape(probes.a.shape).astype(probes.a.dtype)
-    return _told(x, (probes.a, probes.n), (a, probes.n + 1)), probes
+    return _tapped_input(x, (probes.a, probes.n), (a, probes.n + 1)), probes
 
 
 def tap_output(y: jax.Array, probes: Probes, mean: Callable) -> jax.Array:
@@ -66,34 +66,34 @@ def tap_output(y: jax.Array, probes: Probes, mean: Callable) -> jax.Array:
 
     Args:
       y: the output.
-      probes: of the layer.
-      mean: from the gradient in y to what that in ``probes.g`` is to be.
+      probes: the probes of the layer.
+      mean: maps the gradient in y to the gradient in ``probes.g``.
     """
-    return _heard(mean, y, probes.g)
+    return _tapped_output(mean, y, probes.g)
 
 
 @jax.custom_vjp
-def _told(x, probes, values):
+def _tapped_input(x, probes, values):
     return x
 
 
-def _told_backward(values, dx):
+def _input_backward(values, dx):
     return dx, values, None  # No gradient passes through a statistic.
 
 
-_told.defvjp(lambda x, probes, values: (x, values), _told_backward)
+_tapped_input.defvjp(lambda x, probes, values: (x, values), _input_backward)
 
 
-def _heard_forward(mean, y, probe):
+def _output_forward(mean, y, probe):
     return y, probe
 
 
-def _heard_backward(mean, probe, dy):
+def _output_backward(mean, probe, dy):
     return dy, mean(dy).reshape(probe.shape).astype(probe.dtype)
 
 
-_heard = jax.custom_vjp(lambda mean, y, probe: y, nondiff_argnums=(0,))
-_heard.defvjp(_heard_forward, _heard_backward)
+_tapped_output = jax.custom_vjp(lambda mean, y, probe: y, nondiff_argnums=(0,))
+_tapped_output.defvjp(_output_forward, _output_backward)
 
 
 def probes_of(shape: Sequence[int], axes: MatrixAxes) -> Probes:
@@ -117,17 +117,18 @@ def read(gradients: Mapping[str, tuple[Probes, MatrixAxes]]) -> dict[str, Any]:
     """The statistics, from the gradients of probes.
 
     Args:
-      gradients: for the path of a layer, those of its probes and its kernel's axes.
+      gradients: for the path of a layer, the gradients of its probes and the axes of
+        its kernel.
 
     Returns:
       A nested dict with ``{"a": (*batch, fan_in), "g": (*batch, fan_out)}`` at each
       layer.
     """
     tree: dict[str, Any] = {}
-    for path, (found, axes) in gradients.items():
-        a = found.a / jnp.maximum(found.n, 1)
+    for path, (sums, axes) in gradients.items():
+        a = sums.a / jnp.maximum(sums.n, 1)
         whole = MatrixAxes(axes.fan_in, axes.fan_out)
-        ((a,), (g,)) = (fold(x, whole) for x in (a, found.g))
+        ((a,), (g,)) = (fold(x, whole) for x in (a, sums.g))
         place = tree
         for name in filter(None, path.split("/")):
             place = place.setdefault(name, {})

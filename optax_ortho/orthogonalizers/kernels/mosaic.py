@@ -27,7 +27,7 @@ from optax_ortho.orthogonalizers.kernels.symmetric import (
 )
 
 LANES = 128
-# How much of a sum the compiler unrolls.
+# The number of terms of a sum that the compiler unrolls.
 UNROLLED = 1024
 
 
@@ -102,7 +102,7 @@ class Mosaic(Symmetric):
         pieces = chunks // held
         todo = _pairs(short, block)
 
-        # At the last step of a pair the rows are those of the next.
+        # At the last step of a pair the rows belong to the next.
         def now(pair, step):
             return pair + lax.div(step, pieces), lax.rem(step, pieces)
 

@@ -20,7 +20,7 @@ from optax_ortho.orthogonalizers.products import Products
 
 @dataclasses.dataclass(frozen=True)
 class Symmetric(Products):
-    """`Products` with the two symmetric ones by a kernel, which a subclass gives."""
+    """`Products` whose two symmetric products are computed by a subclass's kernel."""
 
     by_columns = False
 
@@ -45,7 +45,7 @@ class Symmetric(Products):
           p: ``(k, n)`` or ``(n, k)``.
           q: as P.
           axis: the axis of P and Q that is summed over.
-          precision: of the products.
+          precision: the precision of the products.
 
         Returns:
           ``(k, k)``, in the dtype of E.
@@ -94,7 +94,7 @@ class Symmetric(Products):
     def _check(self, x: jax.Array, precision: lax.PrecisionLike) -> lax.PrecisionLike:
         """Refuses a dtype; the precision, which only float32 has."""
         if x.dtype not in self.takes:
-            names = " and ".join(jnp.dtype(one).name for one in self.takes)
+            names = " and ".join(jnp.dtype(dtype).name for dtype in self.takes)
             raise TypeError(
                 f"{type(self).__name__} multiplies {names} matrices, got {x.dtype}. "
                 "Give the orthogonalizer one of these as dtype=, or no products=."
@@ -103,7 +103,7 @@ class Symmetric(Products):
 
 
 def pairs(blocks: int) -> list[tuple[int, int]]:
-    """The blocks (i, j) on and above the diagonal, row by row, there and back again.
+    """The blocks (i, j) on and above the diagonal, row by row in alternating order.
 
     Examples:
       >>> pairs(3)

@@ -37,8 +37,8 @@ class Triton(Symmetric):
 
     Args:
       block: the side of a block of the result, a power of two from 16 on.
-      warps: of 32 threads each, for one block.
-      stages: how many pieces of a row are on their way at a time.
+      warps: the number of warps, of 32 threads each, for one block.
+      stages: the number of pieces of a row that are loaded at a time.
       interpret: run as plain JAX operations, for tests on a CPU.
 
     Raises:
