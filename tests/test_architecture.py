@@ -61,6 +61,16 @@ def test_imports_point_down(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_private_leaves_its_room(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        module = getattr(node, "module", None) or ""
+        if isinstance(node, ast.ImportFrom) and module.startswith("optax_ortho."):
+            names = [*module.split("."), *(alias.name for alias in node.names)]
+            private = [name for name in names if re.match("_[^_]", name)]
+            assert names[1] == room(path) or not private, private
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_only_public_names_of_few_packages(path):
     outside = [name for name in imports(path) if not name.startswith("optax_ortho")]
     for name in outside:
