@@ -14,6 +14,7 @@ import optax_ortho
 from optax_ortho.guard import GuardState
 from optax_ortho.recipes import matrices_else_fallback, recipe_of
 from optax_ortho.recipes.arguments import DEFAULTS
+from tests.reliability.subjects import OURS
 from tests.rows import RECIPES
 
 ALL = [*RECIPES, optax_ortho.mkor]
@@ -38,6 +39,10 @@ def direction_of(recipe):
 def test_the_rows_have_all_recipes():
     names = set(optax_ortho.__all__)
     assert {f.__name__ for f in ALL} == {n for n in names if f"scale_by_{n}" in names}
+
+
+def test_the_bar_has_all_recipes():
+    assert {subject.name for subject in OURS} == {recipe.__name__ for recipe in ALL}
 
 
 @pytest.mark.parametrize("recipe", ALL, ids=lambda f: f.__name__)

@@ -14,7 +14,7 @@ import optax_ortho
 from optax_ortho import MatrixAxes
 from optax_ortho.matrices import path_of
 from optax_ortho.testing import random_like, with_extra
-from tests.rows import LABELS, MODEL, ONE_STEP, RATE, new_params
+from tests.rows import LABELS, MODEL, ONE_STEP, RATE, RECIPES, new_params
 
 # In MKOR a bias beside its kernel is a part of it; this one stands alone.
 SHAPES = {name: shape for name, shape in MODEL.items()} | {
@@ -166,7 +166,7 @@ SHORT = dataclasses.replace(
     factory=functools.partial(optax_ortho.muon, orthogonalizer=ONE_STEP),
     shapes=SMALL,
 )
-OURS = [
+DESCRIBED = [
     MUON,
     ours(optax_ortho.normuon, rotates=False),
     ours(optax_ortho.root),
@@ -181,6 +181,10 @@ OURS = [
     ours(optax_ortho.adaptive_memory_muon, polar=True, rotates=True),
     ours(optax_ortho.am_sgd, matrices=False, rotates=True),
     ours(optax_ortho.am_adamw, matrices=False, real=True),
+]
+# A new recipe keeps all promises, or is described above.
+OURS = DESCRIBED + [
+    ours(recipe) for recipe in RECIPES if recipe.__name__ not in map(str, DESCRIBED)
 ]
 PEER = Subject(
     "optax.contrib.muon",

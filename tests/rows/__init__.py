@@ -1,23 +1,12 @@
-"""What `test_contract.py` checks: one row an optimizer, a direction or a stage.
+"""The rows that `test_contract.py` checks: one an optimizer, a direction or a stage.
 
-A new optimizer is one more file of rows, named here. Whatever is special about it is
-said in its rows, and no test asks for a name.
+A new optimizer is one more file of rows here. Its particulars are in its rows, and no
+test asks for a name.
 """
 
-from tests.rows import (
-    adaptive_memory,
-    aro,
-    auon,
-    dion,
-    fismo,
-    mkor,
-    muon,
-    namo,
-    normuon,
-    root,
-    stages,
-    trust_regions,
-)
+import importlib
+import pkgutil
+
 from tests.rows.row import LABELS as LABELS
 from tests.rows.row import MATRICES as MATRICES
 from tests.rows.row import MODEL as MODEL
@@ -26,20 +15,12 @@ from tests.rows.row import RATE as RATE
 from tests.rows.row import Row as Row
 from tests.rows.row import new_params as new_params
 
-ROWS = [
-    *mkor.ROWS,
-    *muon.ROWS,
-    *dion.ROWS,
-    *trust_regions.ROWS,
-    *aro.ROWS,
-    *fismo.ROWS,
-    *normuon.ROWS,
-    *auon.ROWS,
-    *namo.ROWS,
-    *root.ROWS,
-    *adaptive_memory.ROWS,
-    *stages.ROWS,
+MODULES = [
+    importlib.import_module(f"{__name__}.{module.name}")
+    for module in pkgutil.iter_modules(__path__)
+    if module.name != "row"
 ]
+ROWS = [row for module in MODULES for row in module.ROWS]
 # Recipes whose update needs no argument of its own.
 RECIPES = sorted(
     {row.factory for row in ROWS if row.is_optimizer and not row.extra},
