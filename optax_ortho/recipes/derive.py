@@ -81,7 +81,10 @@ def recipe_of(
         signature = _written_out(inspect.signature(declared))
         homeless = set(signature.parameters) - directed - built
         if homeless:
-            raise TypeError(f"{name}: nothing takes {sorted(homeless)}.")
+            raise TypeError(
+                f"{name} has arguments that neither its direction nor its build takes: "
+                f"{sorted(homeless)}. Add them to one, or leave them out."
+            )
 
         @functools.wraps(declared)
         def recipe(*args, **kwargs):
@@ -137,7 +140,10 @@ def _documentation(
     )
     missing = [name for name in signature.parameters if name not in texts]
     if missing:
-        raise TypeError(f"{declared.__name__}: nothing documents {missing}.")
+        raise TypeError(
+            f"{declared.__name__} has arguments that neither it nor its direction "
+            f"documents: {missing}. Add them to the Args of a docstring."
+        )
     lines = (f"  {name}: {texts[name]}" for name in signature.parameters)
     sections = {"Returns": RETURNS, "Raises": RAISES, **documented}
     sections["Args"] = "".join(lines) + "\n"
