@@ -8,8 +8,8 @@ abstract interpretation of the jaxpr. Names, module types and frameworks do not 
     views.py        axes of intermediate arrays, as axes of a parameter
     values.py       the facts about an intermediate array
     reader.py       the walk through a program, and the ledger of uses
-    rules.py        the rule of every primitive: movement, lookups, elementwise,
-                    products, control
+    rules.py        the rule of every primitive: movement, joins, lookups,
+                    elementwise, products, control
     readings.py     from uses to roles
     trace.py        the readings of a function
 """

@@ -1,6 +1,5 @@
 """Rules of primitives that move, cut and join axes, and compute nothing."""
 
-import math
 from collections.abc import Sequence
 
 from optax_ortho.labels.program.reader import Equation, Reader
@@ -12,8 +11,6 @@ from optax_ortho.labels.program.values import (
     smooth,
 )
 from optax_ortho.labels.program.views import (
-    Atom,
-    Axis,
     Kind,
     View,
     foreign,
@@ -182,36 +179,6 @@ def unstack(reader, equation, values):
     return parts
 
 
-def stack(reader, equation, values):
-    """Arrays joined along a new axis."""
-    along, shape = equation.params["axis"], equation.invars[0].aval.shape
-    places = [i + (i >= along) for i in range(len(shape))]
-    target = equation.outvars[0].aval.shape
-    values = [broadcast(reader, v, shape, target, places) for v in values]
-    return [merged(values, (view for value in values for view in value.views))]
-
-
-def concatenate(reader, equation, values):
-    """Arrays joined along an axis; parts of one result are one again."""
-    along = equation.params["dimension"]
-    target = equation.outvars[0].aval.shape
-    joined = merged(values)
-    # Rotary embeddings cut each head in halves and join them: no fused leaf.
-    whole = _joined(reader, values, along)
-    reader.ledger.rejoined |= whole
-    views = []
-    for view in (view for value in values for view in value.views):
-        if view.kind is Kind.RESULT:
-            axes = list(view.axes)
-            axes[along] = _rejoined(view, along, target[along], whole)
-            views.append(view.at(axes))
-        elif view.kind is Kind.WEIGHT and joined.data:
-            reader.use(view, "token")
-        elif view.kind is Kind.WEIGHT:
-            views.append(view)
-    return [joined.replace(views=tuple(dict.fromkeys(views)))]
-
-
 def update(reader, equation, values):
     """Entries written into an array: the operand and the updates."""
     operand, *others = values
@@ -259,41 +226,6 @@ def _results_of_shape(
         if operand.aval.shape == shape
         for view in value.of(Kind.RESULT)
     ]
-
-
-def _rejoined(view: View, along: int, length: int, whole: set) -> Axis:
-    """The axis of a concatenation: the parameter's again where all its parts meet."""
-    if view.axes[along]:
-        major, *minors = view.axes[along]
-        inner = math.prod(atom.size for atom in minors)
-        own = (view.leaf, *major[:2])
-        starts = [atom.start for leaf, atom in whole if (leaf, *atom[:2]) == own]
-        if starts and length % inner == 0:
-            return (Atom(*major[:2], length // inner, min(starts)), *minors)
-    return foreign(length)
-
-
-def _joined(reader: Reader, values: Sequence[Value], along: int) -> set:
-    """The parts (leaf, atom) of a parameter axis of which some are in every value.
-
-    Nothing else may be mixed in: a shift and a scale that were cut from one result, and
-    applied to two arrays which are then concatenated, stay apart.
-    """
-    parts = [
-        {
-            (view.leaf, atom)
-            for view in value.of(Kind.RESULT)
-            for atom in view.axes[along][:1]
-            if leads(atom, view.axes)
-            and atom.stride * atom.size < reader.leaves[view.leaf].shape[atom.axis]
-        }
-        for value in values
-    ]
-    places = ({(leaf, *atom[:2]) for leaf, atom in own} for own in parts)
-    common = set.intersection(*places)
-    if len(values) < 2 or merged(values).last - {leaf for leaf, *_ in common}:
-        return set()
-    return {part for own in parts for part in own if (part[0], *part[1][:2]) in common}
 
 
 def _shapes(equation: Equation) -> tuple[tuple[int, ...], tuple[int, ...]]:

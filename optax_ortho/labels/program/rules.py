@@ -7,6 +7,7 @@ parameters that reach it are undecided, with its name.
 from optax_ortho.labels.program import (
     control,
     elementwise,
+    joins,
     lookups,
     movement,
     products,
@@ -30,8 +31,8 @@ PRIMITIVES = {
     movement.slice_: "slice",
     movement.split: "split",
     movement.unstack: "unstack",
-    movement.stack: "stack",
-    movement.concatenate: "concatenate",
+    joins.stack: "stack",
+    joins.concatenate: "concatenate",
     movement.update: """
         dynamic_update_slice scatter scatter-add scatter-sub scatter-mul scatter-max
         scatter-min""",

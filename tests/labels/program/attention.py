@@ -79,6 +79,31 @@ for rope in (halves, rotate_half, interleaved, by_complex_numbers):
     table(PROJECTIONS, X)(rotary)
 
 
+def pairs_apart(x):
+    """RoPE of pairs that come out as the two halves."""
+    pairs = x.reshape(*x.shape[:-1], 2, 2)
+    a, b = pairs[..., 0], pairs[..., 1]
+    cos, sin = jnp.cos(ANGLES), jnp.sin(ANGLES)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+WIDE = {name: ((16, 4, 12), HEADS) for name in ("q", "k", "v")}
+
+for rope in (halves, interleaved, by_complex_numbers, pairs_apart):
+
+    def partly_rotary(p, x, rope=rope):
+        """Heads of which a part is rotated: one matrix, as it is joined again."""
+
+        def turn(x):
+            plain, rotated = jnp.split(x, (8,), -1)
+            return jnp.concatenate([plain, rope(rotated)], -1)
+
+        return projected(p, x, turn)
+
+    partly_rotary.__name__ = f"partly_rotary_{rope.__name__}"
+    table({**PROJECTIONS, **WIDE, "o": ((4, 12, 16), MERGED)}, X)(partly_rotary)
+
+
 FLAT = {**{name: ((16, 16), IN_OUT) for name in ("q", "k", "v", "o")}, **END}
 
 
