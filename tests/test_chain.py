@@ -24,7 +24,7 @@ def spying(seen, name, factor):
 
 @pytest.fixture
 def told():
-    """What each stage of one chain saw on one step."""
+    """The arguments of each stage of one chain in one step."""
     seen = {}
     chain = ortho_chain(
         **{name: spying(seen, name, i + 2.0) for i, name in enumerate(STAGES)}

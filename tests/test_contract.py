@@ -230,7 +230,7 @@ def train(params, tx, gradient, steps):
 
 
 def skipped_with(row, name):
-    """Which entries are skipped when the first one of a leaf is bad."""
+    """The entries that are skipped when the first one of a leaf is bad."""
     if row.nonfinite == "skip_step":
         return row.only(*LEAVES)
     one_leaf = row.only(name)

@@ -25,7 +25,7 @@ SKIP_STEP = guard(optax.adam(0.1), "skip_step", first_axis_of_stack)
 
 
 def masks(**where):
-    """Which entries are skipped: all of a leaf, or at an index of it."""
+    """The entries that are skipped: all of a leaf, or at an index of it."""
     trees = {name: np.zeros(shape, bool) for name, shape in SHAPES.items()}
     for name, index in where.items():
         trees[name][index] = True

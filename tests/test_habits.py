@@ -69,7 +69,7 @@ def test_pre_commit_runs_what_make_lint_runs():
 
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.name)
 def test_issue_forms(path):
-    """What GitHub asks of a form, which otherwise disappears from the list."""
+    """The requirements of GitHub, which does not list other forms."""
     form = load(path)
     assert form["name"] and form["description"]
     names = [field["id"] for field in form["body"]]

@@ -1,4 +1,4 @@
-"""What a summary promises and what diagnostics say."""
+"""Contents of summaries and diagnostics."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What each stage gave is what the update was made of."""
+"""Outputs of stages are the ones that the update was computed from."""
 
 import jax
 import jax.numpy as jnp

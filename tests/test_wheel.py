@@ -62,7 +62,7 @@ def test_wheel_holds_the_package_alone(wheel):
 
 @pytest.mark.slow
 def test_its_readme_renders(wheel):
-    """As PyPI does it: tables are tables, and every link is whole."""
+    """Tables render as on PyPI, and every link is absolute."""
     archive = zipfile.ZipFile(wheel)
     (name,) = (name for name in archive.namelist() if name.endswith("METADATA"))
     metadata = email.message_from_bytes(archive.read(name))

@@ -1,4 +1,4 @@
-"""What a program costs, read from its text, against programs of which it is known."""
+"""The cost of programs, read from their text, against known costs."""
 
 import re
 

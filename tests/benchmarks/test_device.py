@@ -1,4 +1,4 @@
-"""What is told of a device, and that what it says to set can be set."""
+"""The report about a device, and that its settings can be used."""
 
 import json
 import sys

@@ -157,7 +157,7 @@ def test_zero_matrices_and_steps_to_the_center_are_safe():
     steps = {"zero": jnp.ones((3, 4)), "one": -jnp.eye(4) / 2}  # A norm of 2.
     updates, _ = jax.jit(tx.update)(steps, state, params)
     assert_close(updates, optax.tree.zeros_like(params), 0, "nowhere to go")
-    # Weights that came to lie in the center are brought back.
+    # Weights that ended at the origin are brought back.
     center = {"zero": jnp.zeros((3, 4)), "one": jnp.zeros((4, 4))}
     updates, _ = jax.jit(tx.update)(steps, state, center)
     np.testing.assert_allclose(norms(updates["one"]), 2, rtol=1e-6)

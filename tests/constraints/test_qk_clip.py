@@ -21,7 +21,7 @@ GROUPED = pytest.mark.parametrize("key_heads", [4, 2, 1], ids="{} key heads".for
 
 
 def kernels(key_heads=HEADS, stack=(), dtype=jnp.float32):
-    """Of a layer whose heads have logits of very different sizes."""
+    """Parameters of a layer whose heads have logits of very different sizes."""
     shapes = {
         "query": jnp.zeros((*stack, FEATURES, HEADS, DEPTH)),
         "key": jnp.zeros((*stack, FEATURES, key_heads, DEPTH)),
@@ -219,7 +219,7 @@ def test_steps_under_vmap_are_those_steps():
 
 
 def test_steps_in_a_scan_stay_below_the_threshold():
-    """Where the loss asks for larger logits in every step."""
+    """Training with a loss that increases logits in every step."""
     params = kernels(2)
 
     def max_logits(w):

@@ -1,4 +1,4 @@
-"""What a comparison of a case needs, whatever the format of its set."""
+"""Comparison of a case, shared by all formats of sets."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

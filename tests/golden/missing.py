@@ -1,4 +1,4 @@
-"""What optax_ortho does not have yet, recognized by what a set says of its source."""
+"""Methods that optax_ortho does not have yet, recognized by the source of a set."""
 
 NOT_YET = {
     "mkor": "MKOR",

@@ -124,7 +124,7 @@ def replay_case(golden: GoldenSet, name: str, case: Mapping[str, Any]) -> Compar
 
 
 def _vs_float32(golden: GoldenSet, case: Mapping[str, Any]) -> Any:
-    """How far a run is from its float32 run; if unknown, other runs of its source."""
+    """The error of a run relative to its float32 run, or of another run like it."""
     cls = source_of(golden.facts, case).cls
     others = cases_of(golden.facts).values()
     same = [other for other in others if source_of(golden.facts, other).cls == cls]

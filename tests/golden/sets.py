@@ -22,7 +22,7 @@ class GoldenSet(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Whose code ran: ``owner/name``, the class or function, and all that is said."""
+    """The code that ran: ``owner/name``, class or function, and its description."""
 
     repo: str
     cls: str
@@ -47,16 +47,18 @@ def cases_of(facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def source_of(facts: Mapping[str, Any], case: Mapping[str, Any]) -> Source:
-    """The source of a case, from its own facts or else from those of its set."""
+    """The source of a case, from its own facts or else from its set's."""
     source = case.get("source") or facts.get("source") or {}
     if not isinstance(source, Mapping):
         source = {"text": source}
-    told = [facts.get(key) for key in ("source_repo", "path", "paths", "warning")]
+    descriptions = [
+        facts.get(key) for key in ("source_repo", "path", "paths", "warning")
+    ]
     if "impl" in case:
-        told.append(facts.get("sources", {}).get(case["impl"]))
+        descriptions.append(facts.get("sources", {}).get(case["impl"]))
     repo = str(source.get("repo") or facts.get("source_repo") or "")
     cls = source.get("cls") or source.get("func") or case.get("class") or ""
-    text = " ".join(str(fact) for fact in (*source.values(), *told) if fact)
+    text = " ".join(str(fact) for fact in (*source.values(), *descriptions) if fact)
     return Source(repo.removeprefix("https://github.com/"), cls, text)
 
 
@@ -73,9 +75,9 @@ def tolerance(dtype: Any, floor: Any, vs_float32: Any, change: float) -> float:
     """The largest error that passes.
 
     Args:
-      dtype: that of the recorded run.
+      dtype: the dtype of the recorded run.
       floor: the error of the source's own float32 run.
-      vs_float32: how far its bfloat16 run is from its float32 run, if known.
+      vs_float32: the error of its bfloat16 run relative to its float32 run, if known.
       change: the largest change of a parameter, or entry of a result.
     """
     if dtype == jnp.float32:

@@ -44,7 +44,7 @@ EQUINOX_ROWS = {
     "lm_head/weight": "head",
 }
 
-# An LSTM of PyTorch: its four gates lie in one weight.
+# An LSTM of PyTorch, whose four gates share one weight.
 LSTM = {
     "lstm": {
         "weight_ih_l0": (512, 64),

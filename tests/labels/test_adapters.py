@@ -29,7 +29,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def page():
-    """What the page on migration defines: its rules, and the hook of MaxText."""
+    """The definitions of the page on migration: its rules, and the hook of MaxText."""
     session: dict = {}
     for found in BLOCK.finditer(PAGE.read_text()):
         exec(found.group(1), session)
@@ -67,7 +67,7 @@ def maxtext(scanned):
 
 
 def query_of_first_layer(tree, scanned):
-    """As the matrix that it is, (width, heads x head)."""
+    """The kernel of the first layer's queries as a matrix, (width, heads x head)."""
     layer = tree["params"]["decoder"]["layers" if scanned else "layers_0"]
     kernel = layer["self_attention"]["query"]["kernel"]
     return (kernel[:, 0] if scanned else kernel).reshape(WIDTH, HEADS * HEAD)

@@ -1,4 +1,4 @@
-"""What a recipe accepts as ``labels=``."""
+"""Values of ``labels=`` that a recipe accepts."""
 
 import jax
 import jax.numpy as jnp

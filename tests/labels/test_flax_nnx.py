@@ -1,6 +1,6 @@
 """Every layer of Flax NNX, leaf by leaf: path -> shape, role, axes.
 
-The table is that of the layers' types, and of programs that use them: both agree.
+The table from the types of layers equals the table from programs that use them.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""What names and shapes tell: recipes without labels, and trees of parameters."""
+"""Labels from names and shapes: recipes without labels, and trees of parameters."""
 
 import jax
 import numpy as np

@@ -9,7 +9,7 @@ from optax_ortho.matrices import MatrixAxes, Split
 
 
 def stacked(make, length, axis=0):
-    """What `make(rngs)` gives, `length` times along an axis; shapes only."""
+    """The shapes of `length` results of `make(rngs)`, stacked along an axis."""
 
     def stack(rngs):
         split = nnx.split_rngs(splits=length)

@@ -1,7 +1,7 @@
 """Training with labels from the program, each framework in a loop of its own.
 
-The losses are those of rules written by hand for the model, and not those of rules that
-are wrong in one place.
+The losses equal the losses with rules written by hand for the model, and differ from
+losses with rules that are wrong in one place.
 """
 
 from collections.abc import Callable

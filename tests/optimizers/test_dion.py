@@ -192,7 +192,7 @@ def test_a_fused_leaf_is_its_blocks():
 
 
 def test_a_matrix_of_low_rank_gets_no_noise():
-    """As published, the other columns of P V^T are made of roundings."""
+    """In the published form the other columns of P V^T consist of rounding errors."""
     rng = np.random.default_rng(0)
     g = np.outer(rng.normal(size=64), rng.normal(size=32))
     g = jnp.asarray(g, jnp.float32)

@@ -88,7 +88,7 @@ def test_ratios_are_free_of_scale_up_to_eps():
     norm = float(jnp.linalg.norm(params["kernel"]))
 
     def size(root):
-        """Of the first update where sqrt(v) is `root`."""
+        """The first update where sqrt(v) is `root`."""
         factor = root / (0.1 * norm)  # sqrt(1 - beta2) is 0.1.
         tx = scale_by_namo(orthogonalizer=ONE_STEP)
         update = first_update(tx, optax.tree.scale(factor, params))["kernel"]

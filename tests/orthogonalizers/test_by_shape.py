@@ -69,7 +69,7 @@ def test_a_random_matrix_comes_out_as_the_fit_says():
         y = NewtonSchulz(table).orthogonalize(jnp.asarray(random, jnp.float32))
         values = np.linalg.svd(y, compute_uv=False)
         error = np.sqrt(np.mean((values - 1) ** 2))
-        # The ends of the spectrum of one matrix are not those of the law.
+        # A single matrix does not have the extreme singular values of the law.
         assert error == pytest.approx(
             relative_error(table, noise(96, 384)), rel=0.3, abs=5e-3
         )

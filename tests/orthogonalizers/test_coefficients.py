@@ -97,8 +97,8 @@ def test_matrices_point_where_they_did(name):
     x = normal((4, 6))
     for steps in range(1, 13):
         y = NewtonSchulz(name, steps).orthogonalize(x)
-        # The alignment of any positive function of the singular values, which lie
-        # within a factor of ten here.
+        # Holds for any positive function of the singular values, which are within a
+        # factor of ten here.
         assert (x * y).sum() > 0.5 * jnp.linalg.norm(x) * jnp.linalg.norm(y)
 
 

@@ -1,4 +1,4 @@
-"""What is refused, and what is said, when a method is made."""
+"""Errors in the construction of methods, and their messages."""
 
 import dataclasses
 

@@ -58,7 +58,7 @@ def test_gram(kernel, tall, dtype):
 
 @kernels
 def test_polynomial(kernel):
-    """Of three matrices; what is added may be wider than what is multiplied."""
+    """The polynomial of three matrices, whose addend may be wider than the factors."""
     n, _ = wide(kernel)
     e = normal((n, n)) @ normal((n, n)).T / n
     p, q = e.astype("bfloat16"), (e @ e).astype("bfloat16")
@@ -75,7 +75,7 @@ def test_polynomial(kernel):
 
 @kernels
 def test_the_lower_triangle_is_the_upper_one(kernel):
-    """Of factors without symmetry it would differ, had anything below been computed."""
+    """It would differ for factors without symmetry, had it been computed."""
     p, q = normal(wide(kernel)), normal(wide(kernel), seed=1)
     found = jax.jit(lambda p, q: kernel.kernel(0, None, 1, p, q, 1, None))(p, q)
     upper = np.triu(p @ q.T)
@@ -83,7 +83,7 @@ def test_the_lower_triangle_is_the_upper_one(kernel):
 
 
 def test_blocks_in_any_order():
-    """As a TPU with two cores may take them, with its memory and copies simulated."""
+    """The order of a TPU with two cores, with its memory and copies simulated."""
     simulated = Mosaic(block=128, memory=1, interpret=InterpretParams(random_seed=0))
     x = normal(wide(simulated))
     found = jax.jit(lambda x: simulated.gram(x, None))(x)

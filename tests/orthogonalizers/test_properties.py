@@ -1,4 +1,4 @@
-"""What every orthogonalizer promises, whatever the method."""
+"""Promises of all orthogonalizers."""
 
 import functools
 
@@ -237,7 +237,7 @@ def test_gradients_are_finite(name):
 
 @pytest.mark.parametrize("name", ["newton_schulz", "gram", "aol", "svd"])
 def test_gradients_are_orthogonal_to_the_matrix(name):
-    """The directional derivative of a function free of scale along its argument."""
+    """The derivative of a scale-invariant function along its argument."""
     x = normal(WIDE)
     _, along = jax.jvp(call(name), (x,), (x,))
     assert jnp.abs(along).max() < 1e-4  # A rounding times the slopes.

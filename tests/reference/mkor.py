@@ -10,7 +10,7 @@ def absorb(j, v):
 
 
 def norm(u, bias):
-    """That of a kernel, plus that of its bias, the last row."""
+    """The norm of a kernel, plus the norm of its bias, the last row."""
     return np.linalg.norm(u[:-1]) + np.linalg.norm(u[-1]) if bias else np.linalg.norm(u)
 
 

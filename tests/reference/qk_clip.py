@@ -4,7 +4,7 @@ import numpy as np
 
 
 def logits(x, query, key):
-    """Of kernels ``(features, heads, head_dim)``; key heads may have groups."""
+    """Clipped kernels ``(features, heads, head_dim)``; key heads may have groups."""
     heads, depth = query.shape[1:]
     group = heads // key.shape[1]
     return np.stack(

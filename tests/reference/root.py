@@ -4,7 +4,7 @@ import numpy as np
 
 
 def clip(m, quantile):
-    """What is left when entries beyond a quantile lose what is beyond it."""
+    """The matrix with entries clipped to a quantile of their sizes."""
     t = np.quantile(np.abs(m), quantile)
     return m - np.sign(m) * np.maximum(np.abs(m) - t, 0)
 

@@ -1,6 +1,6 @@
 """B1 to B6, B19 and B22: what the numbers of a step must be, whatever comes in.
 
-Every check takes a subject, gives a figure in words, and fails by an exception.
+Every check takes a subject, returns its result as text, and fails by an exception.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Who stands before the bar: every optimizer, as it comes, and Optax's Muon."""
+"""The optimizers under test: every one with its defaults, and Optax's Muon."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""The rows that `test_contract.py` checks: one an optimizer, a direction or a stage.
+"""Rows for `test_contract.py`: one for each optimizer, direction or stage.
 
 A new optimizer is one more file of rows here. Its particulars are in its rows, and no
 test asks for a name.

@@ -4,8 +4,8 @@ import optax_ortho
 from optax_ortho import momentum
 from tests.rows.row import RATE, Row, axes, direction, recipe, variant
 
-# They do not orthogonalize: steps of `am_sgd` are as large as gradients, and those of
-# `am_adamw` depend on their size by eps and by lam.
+# They do not orthogonalize: steps of `am_sgd` are as large as gradients, and steps of
+# `am_adamw` depend on the scale of gradients through eps and lam.
 NO_MATRICES = {"matrices": ()}
 
 ROWS = [

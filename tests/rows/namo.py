@@ -1,4 +1,4 @@
-"""NAMO and NAMO-D; with their eps of 1e-8 they are not free of scale."""
+"""NAMO and NAMO-D; with their eps of 1e-8 they are not scale-invariant."""
 
 import jax
 

@@ -6,7 +6,7 @@ from optax_ortho.orthogonalizers.outliers import Clipped
 from tests.rows.row import ONE_STEP, axes, direction, recipe, variant
 
 ROWS = [
-    # With coefficients for all shapes: those of these small ones are the same.
+    # Its coefficients depend on the shape, but are the same for these small ones.
     recipe("root", optax_ortho.root),
     variant(
         "root_decay",

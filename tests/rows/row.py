@@ -1,4 +1,4 @@
-"""What a row of the contract table says, and the parameters that rows are tested on."""
+"""The rows of the contract table, and the parameters that they are tested on."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ LABELS = {
     "stack": MatrixAxes(),
     "table": "embedding",
 }
-# The kernel as three matrices side by side, like those of query, key and value.
+# The kernel as three matrices side by side, like a fused query, key and value.
 FUSED = MatrixAxes(split=Split(-1, (2, 2, 2)))
 
 

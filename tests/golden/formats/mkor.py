@@ -28,7 +28,7 @@ from tests.golden.sources.common import Unsupported, call
 
 
 class Case(NamedTuple):
-    """What a case may say, with the source's defaults.
+    """The settings of a case, with the source's defaults.
 
     ``stat_decay`` and ``stabilization_factor`` change nothing in the source.
     """

@@ -71,7 +71,7 @@ def replay_case(golden: GoldenSet, name: str, hyper: Mapping[str, Any]) -> Compa
 
 
 def own_distance(golden: GoldenSet, name: str) -> float | None:
-    """How far a run in bfloat16 is from the same run in float32, if there is one."""
+    """The error of a run in bfloat16 relative to the same run in float32, if any."""
     cases = golden.facts["cases"]
     wanted = {**cases[name], "bf16_newton_schulz": False}
     twin = next((other for other in cases if cases[other] == wanted), None)

@@ -58,9 +58,9 @@ def compare_in_bfloat16(
 ) -> Comparison:
     """Trains parameters that are themselves bfloat16, as the source does.
 
-    They lie on a grid whose spacing, up to 2^-7 of a parameter, is larger than a step.
-    Two computations of one step that differ in their last bit end on the same point or
-    on neighbours, so nothing closer than one spacing can be asked.
+    They are on a grid whose spacing, up to 2^-7 of a parameter, is larger than a step.
+    Two computations of a step that differ in their last bit end on the same point or on
+    neighbors, so the tolerance has to be at least one spacing.
     """
     source = source_of(golden.facts, case)[:2]
     tx = call(BUILDERS[source], jnp.bfloat16, **case["hyper"])

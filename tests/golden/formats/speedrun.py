@@ -62,7 +62,7 @@ def replay_dion(golden: GoldenSet, x: Any, out: Any, v: Any) -> Comparison:
 def refuse_shards() -> Comparison:
     raise Unsupported(
         "a step of optax_ortho does not depend on the number of devices: the norm that "
-        "is kept is that of the whole matrix"
+        "is kept is the norm of the whole matrix"
     )
 
 

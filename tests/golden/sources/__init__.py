@@ -1,4 +1,4 @@
-"""What each author's optimizer is in optax_ortho.
+"""The equivalents of each author's optimizers in optax_ortho.
 
 One small function a source: it takes the dtype of Newton-Schulz and the recorded
 hyperparameters by their own names, with the defaults of the source, and returns the

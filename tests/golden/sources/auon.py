@@ -1,6 +1,6 @@
-"""AuON, as its authors wrote it first and as they write it now.
+"""AuON, in its authors' first and current versions.
 
-Their norms and brakes are those of a whole tensor, of any number of axes.
+Their norms and brakes are computed over a whole tensor, with any number of axes.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What all sources need: axes, labels, and a call that ignores nothing.
+"""Axes, labels, and a call that ignores no argument, shared by all sources.
 
 PyTorch stores weights as (out, in) and Flax as (in, out). `flax_order` is the one place
 that says where an axis goes; the axes of a source are written as PyTorch counts them.
@@ -36,7 +36,7 @@ def flax_order(ndim: int) -> tuple[int, ...]:
 
 
 def as_flax(ndim: int, fan_out: Any, fan_in: Any) -> optax_ortho.MatrixAxes:
-    """PyTorch's axes as those of the Flax leaf."""
+    """PyTorch's axes as axes of the Flax leaf."""
     order = flax_order(ndim)
     return optax_ortho.MatrixAxes(
         fan_in=tuple(map(order.index, fan_in)), fan_out=tuple(map(order.index, fan_out))

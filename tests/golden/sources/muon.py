@@ -50,8 +50,8 @@ def keller_jordan(
 ):
     """KellerJordan/Muon, muon.py.
 
-    A convolution is orthogonalized as (out, in * kh * kw), but its shape factor is that
-    of the gradient's last two axes, which are (kh, kw).
+    A convolution is orthogonalized as (out, in * kh * kw), but its shape factor is
+    computed from the gradient's last two axes, which are (kh, kw).
     """
     group = call(JordanMuon, **muon)
     adam = call(JordanAdam, **aux_adam or {})

@@ -63,7 +63,7 @@ def namo(
 
 
 def of_leaf(path: str, leaf: Any) -> MatrixAxes:
-    """A convolution is one matrix, but its shape factor is that of (out, in)."""
+    """A convolution is one matrix, but its shape factor is computed from (out, in)."""
     axes = flattened(leaf.ndim)
     if leaf.ndim == 2:
         return axes

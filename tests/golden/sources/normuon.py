@@ -38,7 +38,7 @@ def normuon(
     """zichongli5/NorMuon, normuon.py.
 
     A convolution is orthogonalized as (out, in * kh * kw), but the neurons of the
-    normalization, and the shape factor, are those of its last two axes, (kh, kw).
+    normalization, and the shape factor, belong to its last two axes, (kh, kw).
     """
     return call(authors, dtype, aux_adam, nesterov, ns_steps, **muon)
 
@@ -90,7 +90,7 @@ def dion_normuon(
     use_polar_express: bool = True,
     aux: Mapping[str, Any] | None = None,
 ):
-    """microsoft/dion, dion/normuon.py; neurons are those of the last two axes.
+    """microsoft/dion, dion/normuon.py; neurons belong to the last two axes.
 
     Its AdamW group inherits what it does not set.
     """
