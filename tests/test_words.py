@@ -32,7 +32,6 @@ PRONOUNS = {"one", "found", "own", "told", "heard", "dear", "cheap"}
 # Not yet clean; paths or their beginnings. This file quotes the phrases.
 TO_COME = (
     "optax_ortho/boxes.py",
-    "optax_ortho/checkpoints/from_optax.py",
     "optax_ortho/checkpoints/owners.py",
     "optax_ortho/kronecker/",
     "optax_ortho/labels/program/",
