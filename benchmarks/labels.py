@@ -154,7 +154,7 @@ def measure(name: str) -> str:
         lambda params, tokens: forward(params, tokens, sizes), params, TOKENS
     )
     seconds = time.perf_counter() - start
-    roles = Counter(found.role for _, _, found in labels)
+    roles = Counter(label.role for _, _, label in labels)
     counts = ", ".join(f"{role} {count}" for role, count in sorted(roles.items()))
     return (
         f"{name:12} {len(labels):5} leaves {seconds:6.2f} s {peak():6.0f} MB "
