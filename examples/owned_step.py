@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import optax_ortho
 from examples import text
-from examples.gpt import GPT, TOKENS, loss_fn
+from examples.gpt import GPT, loss_fn
 
 AXIS, CONTEXT = "fsdp", 64
 
@@ -96,8 +96,9 @@ def main() -> None:
     graph, params = nnx.split(model)
     params = jax.device_put(params, in_shards(params, mesh))
     layout = optax_ortho.layouts.owned(params, AXIS)
-    labels = optax_ortho.label(model, TOKENS)
-    tx = optax_ortho.muon(options.learning_rate, labels=labels, layout=layout)
+    tx = optax_ortho.muon(
+        options.learning_rate, labels=optax_ortho.label(model), layout=layout
+    )
     step = train_step(
         lambda params, batch: loss_fn(nnx.merge(graph, params), batch),
         tx,

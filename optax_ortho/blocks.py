@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_ortho.boxes import state_structure
 from optax_ortho.matrices import AxesOf, MatrixAxes, axes_at, cut, path_of
+from optax_ortho.states import blocks_of, state_of, state_structure
 
 
 def map_blocks(f: Callable, axes: AxesOf, state: Any, *operands: Any) -> Any:
@@ -52,22 +52,20 @@ def map_blocks(f: Callable, axes: AxesOf, state: Any, *operands: Any) -> Any:
     for leaf_axes, old, *arrays in zip(axes_of, states, leaves, *others, strict=True):
         split = leaf_axes.split
         blocks = [cut(x, leaf_axes) for x in arrays]
-        # A fused leaf has a tuple of states, one a block.
-        olds = old if split and state is not None else [old] * len(blocks[0])
+        olds = [None] * len(blocks[0]) if state is None else blocks_of(old)
         pairs = [
             f(leaf_axes, *task)
             for task in zip(_scales(leaf_axes), *blocks, olds, strict=True)
         ]
         ys = [y for y, _ in pairs]
         results.append(jnp.concatenate(ys, split.axis) if split else ys[0])
-        news = tuple(new for _, new in pairs)
-        new_states.append(news if split else news[0])
+        new_states.append(state_of([new for _, new in pairs], split is not None))
     new_state = None if structure is None else structure.unflatten(new_states)
     return treedef.unflatten(results), new_state
 
 
 def init_blocks(f: Callable[[MatrixAxes, Any], Any], axes: AxesOf, tree: Any) -> Any:
-    """The state of every leaf, for `map_blocks`: a tuple of them for a fused leaf.
+    """The state of every leaf, for `map_blocks`; a `FusedState` for a fused leaf.
 
     Args:
       f: takes the resolved axes and a block of zeros, and returns its state.
@@ -83,9 +81,9 @@ def init_blocks(f: Callable[[MatrixAxes, Any], Any], axes: AxesOf, tree: Any) ->
     states, fused = [], []
     for keys, leaf in keyed:
         leaf_axes = axes_at(axes, path_of(keys), leaf)
-        blocks = tuple(f(leaf_axes, x) for x in cut(jnp.zeros_like(leaf), leaf_axes))
-        states.append(blocks if leaf_axes.split else blocks[0])
+        blocks = [f(leaf_axes, x) for x in cut(jnp.zeros_like(leaf), leaf_axes)]
         fused.append(leaf_axes.split is not None)
+        states.append(state_of(blocks, fused[-1]))
     return state_structure(tree, fused).unflatten(states)
 
 

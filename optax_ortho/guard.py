@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_ortho.inputs import ShapeOf, checked, own_shape
+from optax_ortho.inputs import checked
+from optax_ortho.layouts.layout import ALONE, Across
 from optax_ortho.matrices import AxesOf, axes_at, path_of
 
 
@@ -30,34 +31,6 @@ class GuardState(NamedTuple):
 
 BatchAxesOf = Callable[[str, Any], tuple[int, ...]]
 """The axes of a leaf along which its matrices are stacked, given path and leaf."""
-
-
-Marks = Any
-"""A tree of numbers, one for each matrix or other leaf, with the axes of the leaf: zero
-where it is finite, and NaN where it is not."""
-
-
-class Across(NamedTuple):
-    """The view of a guard across devices, each with a gradient of its own.
-
-    Attributes:
-      shape: the shape of a gradient, given the path and the leaf of the parameter.
-      agree: maps the marks of this device's gradients to the marks of all devices.
-      at_gradients: selects the marks of this device's gradients.
-      at_params: selects the marks of this device's part of the parameters.
-    """
-
-    shape: ShapeOf
-    agree: Callable[[Marks], Marks]
-    at_gradients: Callable[[Any], Any]
-    at_params: Callable[[Any], Any]
-
-
-def _same(tree: Any) -> Any:
-    return tree
-
-
-ALONE = Across(own_shape, _same, _same, _same)
 
 
 def guard(

@@ -8,12 +8,12 @@ name is a batch axis. PyTorch stores the transpose.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
-from optax_ortho.boxes import is_boxed
+from optax_ortho.states import is_boxed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,7 @@ class MatrixAxes:
     fan_in: tuple[int, ...] = (-2,)
     fan_out: tuple[int, ...] = (-1,)
     split: Split | None = None
+    rows_beside: ClassVar[int] = 0  # Rows of each matrix that are in another leaf.
 
     def __post_init__(self):
         for name in ("fan_in", "fan_out"):
@@ -276,16 +277,14 @@ def unfold(
 ) -> jax.Array:
     """The inverse of `fold`: blocks back to a leaf of the given shape."""
     order = axes.batch(len(shape)) + axes.fan_in + axes.fan_out
-    inverse = tuple(order.index(axis) for axis in range(len(shape)))
+    inverse = [order.index(axis) for axis in range(len(shape))]
 
     def unfold_block(block, block_shape):
         block = block.reshape(tuple(block_shape[axis] for axis in order))
         return block.transpose(inverse)
 
-    parts = [
-        unfold_block(block, block_shape)
-        for block, block_shape in zip(blocks, axes.block_shapes(shape), strict=True)
-    ]
+    pairs = zip(blocks, axes.block_shapes(shape), strict=True)
+    parts = [unfold_block(block, block_shape) for block, block_shape in pairs]
     if axes.split is None:
         return parts[0]
     return jnp.concatenate(parts, axis=axes.split.axis)

@@ -13,7 +13,7 @@ ROOT = Path(optax_ortho.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 # The lowest first; a module imports from its own package and from lower rows.
 LAYERS = (
-    ("boxes",),
+    ("states",),
     ("checks", "recording", "names", "tables", "dtypes", "matrices"),
     ("blocks", "inputs", "layouts", "labels", "measures"),
     ("chain", "frames", "guard", "statistics"),

@@ -9,8 +9,7 @@ from jax.sharding import NamedSharding
 
 from benchmarks.aot.cost import cost
 from benchmarks.aot.floors import shard_bytes
-from optax_ortho.layouts.parameters import places_of
-from optax_ortho.layouts.placing import specs_of
+from optax_ortho.layouts.specs import params_of, state_specs
 
 
 class Metrics(NamedTuple):
@@ -116,12 +115,13 @@ def refuse_unread(arguments: Any, read: int) -> None:
 
 def state_like(tx: optax.GradientTransformation, params: Any) -> Any:
     """The shapes of the state with the shardings of its layout."""
-    mesh, placed = places_of(params)
+    params_on_mesh = params_of(params)
+    mesh = params_on_mesh.mesh
     state = jax.eval_shape(tx.init, params)
     return jax.tree.map(
         lambda x, spec: jax.ShapeDtypeStruct(
             x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
         ),
         state,
-        specs_of(state, mesh.axis_names, placed),
+        state_specs(state, mesh.axis_names, params_on_mesh),
     )

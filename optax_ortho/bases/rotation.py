@@ -27,7 +27,6 @@ from optax_ortho import layouts
 from optax_ortho.bases.sides import Side, check_side, short_first, side_first
 from optax_ortho.checks import check_number
 from optax_ortho.frames import Frame, in_frame
-from optax_ortho.layouts.lifting import at_leaves, of_trees
 from optax_ortho.matrices import AxesOf, last_two
 from optax_ortho.orthogonalizers.method import Method
 from optax_ortho.orthogonalizers.prescale import to_unit
@@ -155,10 +154,6 @@ def in_rotation(
     layout = layouts.local() if layout is None else layout
     method = Rotation(Householder() if qr is None else qr, side)
     one_matrix = in_frame(rotation(qr, cutoff), base)
-    with recording():
-        structure = jax.tree.structure(
-            jax.eval_shape(one_matrix.init, jax.ShapeDtypeStruct((1, 1), jnp.float32))
-        )
     turned_axes = side_first(axes, side)
 
     def turned(x):
@@ -173,15 +168,12 @@ def in_rotation(
     def init(params):
         record_matrices(params, axes, method, layout)
         with recording():  # Discards the base's records, which name no leaf.
-            states = layout.init(
+            return layout.init(
                 lambda x: one_matrix.init(turned(x)), turned_axes, params
             )
-        return of_trees(states, structure)
 
     def update(updates, state, params=None, **extra):
         del params, extra
-        states = at_leaves(state, structure)
-        updates, states = layout.map(on_matrix, turned_axes, updates, state=states)
-        return updates, of_trees(states, structure)
+        return layout.map(on_matrix, turned_axes, updates, state=state)
 
     return optax.GradientTransformationExtraArgs(init, update)

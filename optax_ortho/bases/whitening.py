@@ -26,7 +26,6 @@ from optax_ortho import layouts
 from optax_ortho.bases.inverse_roots import Eigh, InverseRoot
 from optax_ortho.checks import check_number, refuse_array
 from optax_ortho.frames import Frame
-from optax_ortho.layouts.lifting import at_leaves, of_trees
 from optax_ortho.matrices import AxesOf, last_two
 from optax_ortho.orthogonalizers.prescale import to_unit
 from optax_ortho.orthogonalizers.products import highest
@@ -53,9 +52,6 @@ class WhiteningState(NamedTuple):
 
     whitening_count: jax.typing.ArrayLike
     factors: Factors
-
-
-STRUCTURE = jax.tree.structure(Factors(0, 0, 0, 0))
 
 
 def whitening(
@@ -153,9 +149,7 @@ def whitening(
         return x, Factors(p, q, p_root, q_root)
 
     def renew(updates, factors):
-        states = at_leaves(factors, STRUCTURE)
-        _, states = layout.map(sweep, axes, updates, state=states)
-        return of_trees(states, STRUCTURE)
+        return layout.map(sweep, axes, updates, state=factors)[1]
 
     def update(updates, state, params=None, **extra):
         del params, extra
@@ -175,7 +169,7 @@ def whitening(
         return y / power, roots
 
     def through(updates, state):
-        roots = jax.tree.map(_pair, state.factors.p_root, state.factors.q_root)
+        roots = state.factors.p_root, state.factors.q_root
         return layout.map(whiten, axes, updates, state=roots)[0]
 
     return Frame(init, update, enter=through, leave=through)
@@ -187,10 +181,6 @@ def _on_the_left(root: jax.Array, x: jax.Array) -> jax.Array:
 
 def _on_the_right(x: jax.Array, root: jax.Array) -> jax.Array:
     return x if root.size == 1 else highest(x, root)
-
-
-def _pair(*both: jax.Array) -> tuple[jax.Array, ...]:
-    return both
 
 
 def _wide(dtype: Any) -> Any:

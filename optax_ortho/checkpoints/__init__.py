@@ -10,7 +10,7 @@ from optax_ortho.checkpoints.flat import FORMAT as FORMAT
 from optax_ortho.checkpoints.flat import from_flat as from_flat
 from optax_ortho.checkpoints.flat import to_flat as to_flat
 from optax_ortho.checkpoints.from_optax import from_optax as from_optax
-from optax_ortho.checkpoints.owners import move_state as move_state
+from optax_ortho.checkpoints.move import move_state as move_state
 from optax_ortho.checkpoints.scanned import stack_layers as stack_layers
 from optax_ortho.checkpoints.scanned import unstack_layers as unstack_layers
 

@@ -1,11 +1,12 @@
 """States as dicts of named arrays, the simplest kind of checkpoint.
 
-Format 1: one entry for each leaf, with its dtype and shape, named by its path in the
+Format 2: one entry for each leaf, with its dtype and shape, named by its path in the
 state, such as
 ``inner/inner_states/matrix/inner_state/direction/momentum/mu/dense/kernel``; and an
-entry ``format`` with the value 1. A path joins the fields of NamedTuples, keys and
+entry ``format`` with the value 2. A path joins the fields of NamedTuples, keys and
 indices by slashes. Any change of a path or a shape in the default state of a released
-optimizer increments the format.
+optimizer increments the format. Format 1 is read too, see
+`optax_ortho.checkpoints.format_1`.
 """
 
 from collections.abc import Mapping
@@ -16,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optax_ortho.checkpoints.format_1 import renamed
 from optax_ortho.inputs import misfit
 from optax_ortho.matrices import path_of
 
-FORMAT = 1
+FORMAT = 2
 
 
 def to_flat(state: Any) -> dict[str, np.ndarray]:
@@ -63,12 +65,13 @@ def from_flat(
     """
     arrays = {name: flat[name] for name in flat}
     version = arrays.pop("format", None)
-    if version is None or int(version) != FORMAT:
+    if version is None or int(version) not in (1, FORMAT):
         raise ValueError(
-            f"The checkpoint has format {version}, this release reads {FORMAT}. Read "
-            "it with the release that wrote it, or convert it as CHANGELOG.md says."
+            f"The checkpoint has format {version}, this release reads 1 and {FORMAT}. "
+            "Read it with the release that wrote it."
         )
     planned = jax.eval_shape(tx.init, params)
+    arrays = renamed(arrays, planned) if int(version) == 1 else arrays
     problem = misfit(arrays, planned)
     if problem:
         raise ValueError(problem)

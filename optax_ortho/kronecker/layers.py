@@ -1,8 +1,8 @@
 """Layers: a kernel and the bias that is one more row of it.
 
-With a bias, ``y = x W + b`` is ``[x 1] [W; b]``, so the two are one matrix. They are
-told by name: ``bias`` or ``b`` beside the only matrix of a folder of the tree. A kernel
-may be stacked, a convolution, or fused along fan-out; its bias is then too.
+With a bias, ``y = x W + b`` is ``[x 1] [W; b]``, so the two are one matrix. A bias is
+recognized by its name: ``bias`` or ``b`` beside the only matrix of its module. A kernel
+may be stacked, a convolution, or fused along fan-out; so is its bias then.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_ortho.kronecker.forms import Entries, form_of, paths_of
-from optax_ortho.layouts.local import laid_out_like, on_every_device
+from optax_ortho.layouts import Layout
+from optax_ortho.layouts.layout import on_every_device, sharded_like
 from optax_ortho.matrices import (
     AxesOf,
     MatrixAxes,
@@ -23,6 +23,7 @@ from optax_ortho.matrices import (
     path_of,
     unfold,
 )
+from optax_ortho.states import blocks_of, is_fused, state_of, state_structure
 
 BIAS = ("bias", "b")
 
@@ -42,12 +43,24 @@ class RowAxes(MatrixAxes):
 
 
 @dataclasses.dataclass(frozen=True)
+class KernelAxes(MatrixAxes):
+    """The axes of a kernel with a bias, which is one more row of the matrix."""
+
+    rows_beside = 1
+
+    def resolve(self, shape: Sequence[int]) -> MatrixAxes:
+        """These axes counted from 0 and checked against a leaf's shape."""
+        axes = super().resolve(shape)
+        return KernelAxes(axes.fan_in, axes.fan_out, axes.split)
+
+
+@dataclasses.dataclass(frozen=True)
 class Layers:
     """The layers of a tree: which bias is a row of which kernel.
 
     Args:
       axes: the axes of a kernel, from its path and the leaf.
-      rows: for the path of a kernel, that of its bias and its axes.
+      rows: for the path of a kernel, that of its bias and the axes of that.
     """
 
     axes: AxesOf
@@ -55,129 +68,114 @@ class Layers:
 
     def axes_of(self, path: str, leaf: Any) -> MatrixAxes:
         """The axes of any leaf of the tree, kernel or bias."""
-        own = (axes for bias, axes in self.rows.values() if bias == path)
-        found = next(own, None)
-        return self.axes(path, leaf) if found is None else found
+        for bias, row_axes in self.rows.values():
+            if bias == path:
+                return row_axes
+        axes = self.axes(path, leaf)
+        kind = KernelAxes if path in self.rows else MatrixAxes
+        return kind(axes.fan_in, axes.fan_out, axes.split)
 
-    def kernels(self, tree: Any, with_bias: bool | None = None) -> Any:
-        """The tree with nothing in the place of a bias.
+    @property
+    def members(self) -> set[str]:
+        """The paths of all kernels with a bias, and of these biases."""
+        return set(self.rows) | {bias for bias, _ in self.rows.values()}
 
-        Args:
-          tree: kernels and biases, or their shapes.
-          with_bias: keep only the kernels that have one, or none; None keeps all.
-        """
+    def kernels(self, tree: Any) -> Any:
+        """The tree with an `optax.MaskedNode` in the place of each bias."""
         biases = {bias for bias, _ in self.rows.values()}
-
-        def on_leaf(keys, x):
-            path = path_of(keys)
-            other = with_bias is not None and (path in self.rows) != with_bias
-            return optax.MaskedNode() if path in biases or other else x
-
-        return jax.tree_util.tree_map_with_path(on_leaf, tree)
+        return jax.tree_util.tree_map_with_path(
+            lambda keys, x: optax.MaskedNode() if path_of(keys) in biases else x, tree
+        )
 
     def map(
         self,
-        layout: Any,
+        layout: Layout,
         f: Callable,
         tree: Any,
-        states: Sequence[Any],
-        vectors: Entries,
+        state: Any,
+        vectors: Mapping[str, Any],
         scalars: Sequence[jax.Array],
-    ) -> tuple:
-        """Applies a function to every layer, as one matrix.
+    ) -> tuple[Any, Any]:
+        """Applies a function to every layer.
 
         Args:
-          layout: how the matrices are spread over devices.
+          layout: the distribution of the matrices over devices.
           f: takes a ``(fan_in, fan_out)`` kernel, its bias ``(1, fan_out)`` or None,
-            what `vectors` holds for it, `scalars`, and what each of `states` holds;
-            gives a new kernel, bias, and one of each state.
+            its part of `vectors` and of `state`, and `scalars`; returns a new kernel,
+            bias and state.
           tree: kernels and biases.
-          states: of all kernels, each as `init` makes it.
+          state: as `init` returns it.
           vectors: by the path of a kernel a pytree of arrays that have its batch axes
-            in front; a tuple of such, one a block, for a fused kernel.
-          scalars: of the step, the same for all layers.
+            in front; a `FusedState` of such for a fused kernel.
+          scalars: arrays of the step, the same for all layers.
 
         Returns:
-          The new tree, and the new states.
+          The new tree, and the new state.
         """
-        form = form_of(layout, self.axes, self.kernels(tree))
-        leaves = paths_and_leaves(tree)
-        found = dict(leaves)
-        new: list[dict[bool, dict]] = [{False: {}, True: {}} for _ in states]
 
-        def on_matrix(kernel, state):
-            bias, vector, flags, *own = state
-            now = scalars if flags is None else flags
-            kernel, bias, *own = f(kernel, bias, vector, now, *own)
-            return kernel, (bias, vector, flags, *own)
+        def on_matrix(kernel, beside, state, *scalars):
+            bias, vectors = beside
+            kernel, bias, state = f(kernel, bias, vectors, state, *scalars)
+            return kernel, (bias, vectors), state
 
-        for with_bias in (False, True):
-            kernels = self.kernels(tree, with_bias)
-            paths, _ = paths_of(kernels)
-            if not paths:
-                continue
-            rows = {path: self._rows(path, leaves) for path in paths}
-            own = [form.entries(state, kernels, with_bias) for state in states]
-            columns = [
-                form.sent(kernels, rows),
-                form.sent(kernels, vectors),
-                form.spread(kernels, scalars),
-                *own,
-            ]
-            moved, state = layout.map(
-                on_matrix, self.axes, kernels, state=form.zipped(kernels, columns)
-            )
-            found |= paths_and_leaves(moved)
-            new_rows, _, _, *own = form.unzipped(kernels, state)
-            if with_bias:
-                for path, row in form.returned(kernels, new_rows, rows).items():
-                    bias, axes = self.rows[path]
-                    blocks = row if axes.split else (row,)
-                    whole = unfold(blocks, axes, leaves[bias].shape)
-                    found[bias] = laid_out_like(whole, leaves[bias])
-            for one, part in zip(new, own, strict=True):
-                one[with_bias] = part
-        tree = jax.tree_util.tree_map_with_path(lambda k, _: found[path_of(k)], tree)
-        return tree, *map(form.merged, new)
+        leaves, kernels = paths_and_leaves(tree), self.kernels(tree)
+        rows, structure = self._rows(tree)
+        paths = list(paths_and_leaves(kernels))
+        beside = structure.unflatten(
+            [_paired(rows[path], vectors[path]) for path in paths]
+        )
+        kernels, beside, state = layout.map(
+            on_matrix,
+            self.axes_of,
+            kernels,
+            state=state,
+            beside=beside,
+            scalars=scalars,
+        )
+        new = leaves | paths_and_leaves(kernels)
+        for path, value in zip(paths, structure.flatten_up_to(beside), strict=True):
+            if path in self.rows:
+                bias, axes = self.rows[path]
+                blocks = [row for row, _ in blocks_of(value)]
+                row = unfold(blocks, axes, leaves[bias].shape)
+                new[bias] = sharded_like(row, leaves[bias])
+        tree = jax.tree_util.tree_map_with_path(lambda k, _: new[path_of(k)], tree)
+        return tree, state
 
-    def init(self, layout: Any, f: Callable, tree: Any) -> tuple:
-        """The states of every layer, for `map`.
+    def init(self, layout: Layout, f: Callable, tree: Any) -> Any:
+        """The state of every layer, for `map`.
 
         Args:
-          layout: how the matrices are spread over devices.
-          f: takes the number of rows, with that of a bias, and of columns; gives one of
-            each state.
+          layout: the distribution of the matrices over devices.
+          f: takes a zero kernel over its bias; returns the state of the layer.
           tree: kernels and biases, or their shapes.
         """
-        form = form_of(layout, self.axes, self.kernels(tree))
-        number = len(jax.eval_shape(lambda: f(1, 1)))
-        new: list[dict[bool, dict]] = [{False: {}, True: {}} for _ in range(number)]
-        for with_bias in (False, True):
-            kernels = self.kernels(tree, with_bias)
-            if not jax.tree.leaves(kernels):
-                continue
+        return layout.init(f, self.axes_of, self.kernels(tree))
 
-            def fresh(x, rows=int(with_bias)):
-                return tuple(f(x.shape[0] + rows, x.shape[1]))
+    def _rows(self, tree: Any) -> tuple[dict[str, Any], Any]:
+        """The bias of each kernel as ``(*batch, 1, fan_out)``, or None.
 
-            state = layout.init(fresh, self.axes, kernels)
-            for one, part in zip(new, form.unzipped(kernels, state), strict=True):
-                one[with_bias] = part
-        return tuple(map(form.merged, new))
-
-    def _rows(self, path: str, leaves: Mapping[str, Any]) -> Any:
-        """The bias of a kernel as a matrix with one row, None where there is none.
-
-        For a fused kernel it is a tuple of them, one a block.
+        Returns:
+          A `FusedState` of them for a fused kernel, by the path of the kernel; and the
+          structure of a tree of states of kernels.
         """
-        kernel = leaves[path]
-        axes = axes_at(self.axes, path, kernel)
-        if path in self.rows:
-            bias, row_axes = self.rows[path]
-            rows = tuple(fold(on_every_device(leaves[bias]), row_axes))
-        else:
-            rows = (None,) * len(axes.block_shapes(jnp.shape(kernel)))
-        return rows if axes.split else rows[0]
+        leaves, kernels = paths_and_leaves(tree), self.kernels(tree)
+        rows, fused = {}, []
+        for path, kernel in paths_and_leaves(kernels).items():
+            axes = axes_at(self.axes, path, kernel)
+            fused.append(axes.split is not None)
+            blocks: Sequence[Any] = [None] * len(axes.block_shapes(jnp.shape(kernel)))
+            if path in self.rows:
+                bias, row_axes = self.rows[path]
+                blocks = fold(on_every_device(leaves[bias]), row_axes)
+            rows[path] = state_of(blocks, fused[-1])
+        return rows, state_structure(kernels, fused)
+
+
+def _paired(rows: Any, vectors: Any) -> Any:
+    """Pairs of the bias and the vectors of each matrix of a kernel."""
+    pairs = zip(blocks_of(rows), blocks_of(vectors), strict=True)
+    return state_of(list(pairs), is_fused(rows))
 
 
 def layers_of(
@@ -251,7 +249,7 @@ def row_axes(
 
 
 def parent_of(path: str) -> str:
-    """The folder of a path, as ``a/b`` of ``a/b/kernel``; empty at the top."""
+    """The module of a path, such as ``a/b`` of ``a/b/kernel``; empty at the top."""
     return path.rpartition("/")[0]
 
 

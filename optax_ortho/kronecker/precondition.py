@@ -84,7 +84,7 @@ def precondition(
     refuse_array("factor_dtype", dtype)
     dtype = jnp.float32 if dtype is None else dtype
     layout = layouts.local() if layout is None else layout
-    if not isinstance(layout, layouts.Local | layouts.Sharded):
+    if not layout.sees_all:
         raise ValueError(
             "MKOR needs statistics of all devices, so its layout is one of local, "
             f"sharded and replicated, got one of type {type(layout).__name__}."
@@ -96,8 +96,8 @@ def precondition(
     def init(params):
         due = jnp.array(stabilizer.starts_due)
 
-        def fresh(fan_in, fan_out):
-            left, right = (jnp.eye(d, dtype=dtype) for d in (fan_in, fan_out))
+        def fresh(x):
+            left, right = (jnp.eye(d, dtype=dtype) for d in x.shape)
             return Factors(left, right, due, due)
 
         factors = layers_of(params, axes).init(layout, fresh, params)
@@ -109,7 +109,7 @@ def precondition(
         del params
         layers: Layers = layers_of(updates, axes)
         statistics = of_layers(layers, updates, extra.get("statistics"), clip)
-        count, *factors, switched = state
+        count, *old, switched = state
         due = (count % update_every == 0) | (count < warmup_steps)
         second_order = jnp.array(True)
         if switch is not None:
@@ -117,14 +117,14 @@ def precondition(
             second_order = switched.second_order
             due &= second_order
 
-        def on_layer(kernel, bias, vectors, scalars, *old):
-            (a, g), (due, second_order) = vectors, scalars
+        def on_layer(kernel, bias, vectors, factors, due, second_order):
+            a, g = vectors
             if bias is not None:
                 a = jnp.concatenate([a, jnp.ones(1, a.dtype)])
             factors = lax.cond(
                 due,
-                lambda: step_factors(rules, stabilizer, Factors._make(old), a, g),
-                lambda: Factors._make(old),
+                lambda: step_factors(rules, stabilizer, factors, a, g),
+                lambda: factors,
             )
             gradient, power = to_unit(joined(kernel, bias))
             between = lambda: _between(factors, gradient, bias is not None)  # noqa: E731
@@ -133,10 +133,15 @@ def precondition(
             else:
                 new = lax.cond(second_order, between, lambda: gradient)
             kernel, bias = parted(new / power, kernel, bias)
-            return kernel, bias, *factors
+            return kernel, bias, factors
 
-        updates, *factors = layers.map(
-            layout, on_layer, updates, factors, statistics, (due, second_order)
+        updates, factors = layers.map(
+            layout,
+            on_layer,
+            updates,
+            Factors._make(old),
+            statistics,
+            (due, second_order),
         )
         count = optax.safe_increment(count)
         return updates, KroneckerState._make((count, *factors, switched))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from optax_ortho.kronecker.layers import Layers, parent_of, paths_and_leaves
 from optax_ortho.matrices import MatrixAxes, axes_at, fold, path_of, unfold
+from optax_ortho.states import FusedState
 
 
 def of_layers(layers: Layers, tree: Any, statistics: Any, clip: Any) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def _entry(given: dict[str, Any], path: str, name: str) -> jax.Array:
 def _blocks(
     path: str, shape: tuple[int, ...], axes: MatrixAxes, a: Any, g: Any, clip: Any
 ) -> Any:
-    """(a, g) of a kernel; a tuple of them, one a block, for a fused one."""
+    """The pair (a, g) of a kernel; a `FusedState` of pairs for a fused one."""
     batch = tuple(shape[axis] for axis in axes.batch(len(shape)))
     whole = MatrixAxes(axes.fan_in, axes.fan_out)
     for name, x, size in zip("ag", (a, g), whole.matrix_shape(shape), strict=True):
@@ -85,7 +86,7 @@ def _blocks(
         blocks(g, axes.fan_out, axes.fan_in),
         strict=True,
     )
-    return tuple((a[..., 0], g[..., 0, :]) for a, g in pairs)
+    return FusedState(tuple((a[..., 0], g[..., 0, :]) for a, g in pairs))
 
 
 def _clipped(x: Any, clip: Any) -> jax.Array:

@@ -1,8 +1,7 @@
 """Layout for one device: one program per matrix shape, on any mesh.
 
-The matrices of one shape are visited by a loop, so the compiled program does not grow
-with depth. Small matrices are batched up to a memory budget. Large ones may be
-unrolled, which takes fewer cycles and a larger program.
+The matrices of one shape are visited by a loop, so that depth adds no code. Small ones
+are batched; large ones may be unrolled, for fewer cycles and a larger program.
 """
 
 import dataclasses
@@ -14,10 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
 
-from optax_ortho.boxes import state_structure
 from optax_ortho.checks import check_number, refuse_array
+from optax_ortho.layouts.layout import (
+    Layout,
+    fields_of,
+    on_every_device,
+    sharded_like,
+)
 from optax_ortho.matrices import (
     AxesOf,
     MatrixAxes,
@@ -27,17 +30,26 @@ from optax_ortho.matrices import (
     path_of,
     unfold,
 )
+from optax_ortho.states import (
+    blocks_of,
+    merge_states,
+    split_state,
+    state_of,
+    state_structure,
+)
 
 Task = tuple[Any, ...]
-"""Arguments of one call of `f`: matrices, and with a state that, with a batch axis."""
+"""Arguments of one call of `f`, each with one batch axis."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Local:
+class Local(Layout):
     """`jax.tree.map` for matrices on one device (see `local`)."""
 
     batch_bytes: int = 2**18
     unroll: int | bool = 0
+
+    has_shards = True
 
     def __post_init__(self):
         for name in ("batch_bytes", "unroll"):
@@ -45,24 +57,16 @@ class Local:
         check_number("batch_bytes", self.batch_bytes, at_least=1)
         check_number("unroll", self.unroll)
 
-    def map(self, f: Callable, axes: AxesOf, *operands: Any, state: Any = None) -> Any:
-        """Applies a function of one matrix to every matrix of a tree.
-
-        Args:
-          f: takes one ``(fan_in, fan_out)`` matrix of each operand and returns a
-            matrix of that shape, or a pytree of them. With `state` it also takes the
-            matrix's state, last, and returns ``(result, new state)``. It may be an
-            `Orthogonalizer`, which by its contract commutes with transposition.
-          axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-          *operands: trees of one structure and of the same shapes.
-          state: a tree as `init` makes it; None for a function without state.
-
-        Returns:
-          A tree like the operands, holding at each leaf what `f` returned, in the
-          leaf's own shape and sharding; with `state`, that tree and the new state.
-
-        Raises:
-          ValueError: axes that do not fit a leaf, naming its path.
+    def map(
+        self,
+        f: Any,
+        axes: AxesOf,
+        *operands: Any,
+        state: Any = None,
+        beside: Any = None,
+        scalars: Sequence[jax.Array] = (),
+    ) -> Any:
+        """See `Layout`.
 
         Examples:
           >>> import jax.numpy as jnp
@@ -73,69 +77,82 @@ class Local:
           {'kernel': (2, 4), 'stack': (3, 2, 4)}
         """
         f = f.orthogonalize if isinstance(f, Orthogonalizer) else f
+        call = (lambda *task: f(*task, *scalars)) if scalars else f
         keyed, treedef = jax.tree_util.tree_flatten_with_path(operands[0])
         axes_of = [axes_at(axes, path_of(keys), leaf) for keys, leaf in keyed]
         columns = [treedef.flatten_up_to(operand) for operand in operands]
-        structure = treedef
+        structure = state_structure(operands[0], [x.split is not None for x in axes_of])
+        fields = None
+        if beside is not None:
+            columns.append(structure.flatten_up_to(beside))
         if state is not None:
-            fused = [leaf_axes.split is not None for leaf_axes in axes_of]
-            structure = state_structure(operands[0], fused)
-            columns.append(structure.flatten_up_to(state))
+            states, fields = split_state(state, structure)
+            columns.append(states)
         rows = list(zip(*columns, strict=True))
         tasks = [
             _tasks(row, len(operands), leaf_axes)
             for row, leaf_axes in zip(rows, axes_of, strict=True)
         ]
-        every = [task for blocks in tasks for task in blocks]
-        results: list = [None] * len(every)
-        left = len(every) if self.unroll is True else int(self.unroll)
-        for members in _groups(every):
-            *_, m, n = every[members[0]][0].shape
-            with jax.named_scope(f"matrices_{m}x{n}"):
-                ys, left = self._run_group(f, [every[i] for i in members], left)
-            for i, y in zip(members, ys, strict=True):
-                results[i] = y
-        in_order = iter(results)
-        leaves, new_states = [], []
-        for row, leaf_axes, some in zip(rows, axes_of, tasks, strict=True):
-            ys = [next(in_order) for _ in some]
-            if state is not None:
-                ys, new = zip(*ys, strict=True)
-                new = new if leaf_axes.split else new[0]
-                new_states.append(jax.tree.map(_like, new, row[-1]))
-            leaves.append(_join(ys, leaf_axes, row[0]))
-        tree = treedef.unflatten(leaves)
-        return tree if state is None else (tree, structure.unflatten(new_states))
+        results = iter(self._run(call, [task for blocks in tasks for task in blocks]))
+        new: list[list] = [[] for _ in range(1 + len(columns) - len(operands))]
+        for row, leaf_axes, blocks in zip(rows, axes_of, tasks, strict=True):
+            ys = [next(results) for _ in blocks]
+            if len(new) > 1:
+                ys, *others = zip(*ys, strict=True)
+                olds = row[len(operands) :]
+                for column, old, parts in zip(new[1:], olds, others, strict=True):
+                    value = state_of(parts, leaf_axes.split is not None)
+                    column.append(jax.tree.map(_like, value, old))
+            new[0].append(_join(ys, leaf_axes, row[0]))
+        trees = [treedef.unflatten(new[0])]
+        if beside is not None:
+            trees.append(structure.unflatten(new[1]))
+        if fields is not None:
+            trees.append(merge_states(new[-1], structure, fields))
+        return trees[0] if len(trees) == 1 else tuple(trees)
 
     def init(self, f: Callable, axes: AxesOf, tree: Any) -> Any:
-        """The state of every matrix of a tree, for `map`.
+        """See `Layout`; a tree like the parameters in the place of each array.
 
-        Args:
-          f: takes a zero ``(fan_in, fan_out)`` matrix and returns its state, a pytree.
-          axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-          tree: the parameters.
-
-        Returns:
-          A tree holding at each leaf the state of its matrices, with the leaf's batch
-          axes in front; for a fused leaf, a tuple of them.
+        Arrays have the batch axes of the leaf in front; a fused leaf has a
+        `FusedState`.
         """
-        keyed, _ = jax.tree_util.tree_flatten_with_path(tree)
-        states, fused = [], []
-        for keys, leaf in keyed:
-            leaf_axes = axes_at(axes, path_of(keys), leaf)
+        keyed = jax.tree_util.tree_leaves_with_path(tree)
+        axes_of = [axes_at(axes, path_of(keys), leaf) for keys, leaf in keyed]
+        states = []
+        for (_, leaf), leaf_axes in zip(keyed, axes_of, strict=True):
+            batch = tuple(leaf.shape[axis] for axis in leaf_axes.batch(leaf.ndim))
             blocks = []
-            for shape in leaf_axes.block_shapes(leaf.shape):
-                batch = tuple(shape[axis] for axis in leaf_axes.batch(len(shape)))
-                one = f(jnp.zeros(leaf_axes.matrix_shape(shape), leaf.dtype))
-                spread = lambda x, b=batch: jnp.broadcast_to(x, b + x.shape)  # noqa: E731
-                blocks.append(jax.tree.map(spread, one))
-            states.append(tuple(blocks) if leaf_axes.split else blocks[0])
-            fused.append(leaf_axes.split is not None)
-        return state_structure(tree, fused).unflatten(states)
 
-    def place(self, state: Any) -> Any:
-        """An optimizer's state, where the compiler wants it."""
-        return state
+            def spread(x, batch=batch):
+                return jnp.broadcast_to(x, batch + x.shape)
+
+            for shape in leaf_axes.block_shapes(leaf.shape):
+                fan_in, fan_out = leaf_axes.matrix_shape(shape)
+                rows = fan_in + leaf_axes.rows_beside
+                state = f(jnp.zeros((rows, fan_out), leaf.dtype))
+                blocks.append(jax.tree.map(spread, state))
+            states.append(state_of(blocks, leaf_axes.split is not None))
+        structure = state_structure(tree, [x.split is not None for x in axes_of])
+        return merge_states(states, structure, fields_of(f))
+
+    def map_shards(
+        self, make: Callable[[int, int], Callable], axes: AxesOf, tree: Any
+    ) -> Any:
+        """See `Layout`; every device has whole matrices."""
+        return self.map(make(1, 1), axes, tree)
+
+    def _run(self, f: Callable, tasks: list[Task]) -> list:
+        """``[f(*task) for task in tasks]``, in one program for each shape."""
+        results: list = [None] * len(tasks)
+        left = len(tasks) if self.unroll is True else int(self.unroll)
+        for members in _groups(tasks):
+            *_, m, n = tasks[members[0]][0].shape
+            with jax.named_scope(f"matrices_{m}x{n}"):
+                ys, left = self._run_group(f, [tasks[i] for i in members], left)
+            for i, y in zip(members, ys, strict=True):
+                results[i] = y
+        return results
 
     def _run_group(self, f: Callable, tasks: list[Task], left: int) -> tuple[list, int]:
         """Results of tasks of one shape, and how many more may be unrolled."""
@@ -179,7 +196,7 @@ def local(batch_bytes: int = 2**18, unroll: int | bool = 0) -> Local:
     True (all 48)                   16.9         570     1068
     ========================  ==========  ==========  =======
 
-    They are the compiler's estimates, plus copies that it does not count. The default
+    They are the compiler's estimates, plus copies that it excludes. The default
     is 0: program size and compile time then do not grow with depth.
 
     Args:
@@ -205,7 +222,7 @@ def local(batch_bytes: int = 2**18, unroll: int | bool = 0) -> Local:
 
 def _groups(tasks: list[Task]) -> list[list[int]]:
     """Numbers of the tasks of one shape and dtype, the largest matrices first."""
-    groups: dict[Any, list[int]] = {}
+    groups: dict = {}
     for i, task in enumerate(tasks):
         arrays, structure = jax.tree.flatten(task)
         kind = structure, tuple((x.shape, x.dtype) for x in arrays)
@@ -254,7 +271,7 @@ def _tasks(row: Sequence, operands: int, axes: MatrixAxes) -> list[Task]:
     """The arguments of `f` for each block of a leaf, with one batch axis.
 
     Args:
-      row: the leaf of every operand, and its state if there is one.
+      row: the leaf of every operand, then what is beside it, and its state.
       operands: the number of operands.
       axes: the resolved axes of the leaf.
     """
@@ -265,8 +282,7 @@ def _tasks(row: Sequence, operands: int, axes: MatrixAxes) -> list[Task]:
         return x.reshape((math.prod(x.shape[:batch_ndim]), *x.shape[batch_ndim:]))
 
     folded = [fold(on_every_device(jnp.asarray(x)), axes) for x in row[:operands]]
-    # A fused leaf has a tuple of states, one a block.
-    states = [state if axes.split else (state,) for state in row[operands:]]
+    states = [blocks_of(state) for state in row[operands:]]
     return [jax.tree.map(flat, task) for task in zip(*folded, *states, strict=True)]
 
 
@@ -274,27 +290,11 @@ def _join(results: Sequence, axes: MatrixAxes, leaf: Any) -> Any:
     """The results of a leaf's blocks, in the leaf's shape and sharding."""
 
     def unflatten(*blocks):
-        return laid_out_like(unfold(blocks, axes, leaf.shape), leaf)
+        return sharded_like(unfold(blocks, axes, leaf.shape), leaf)
 
     return jax.tree.map(unflatten, *results)
 
 
 def _like(new: jax.Array, old: jax.Array) -> jax.Array:
     """A new state in the shape and sharding of the old one."""
-    return laid_out_like(new.reshape(old.shape), old)
-
-
-def on_every_device(x: jax.Array) -> jax.Array:
-    """The whole array on every device; on a mesh with Auto axes, the array itself."""
-    sharding = jax.typeof(x).sharding
-    if all(axis is None for axis in sharding.spec):
-        return x
-    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
-
-
-def laid_out_like(x: jax.Array, leaf: jax.Array) -> jax.Array:
-    """An array in the sharding of another; on Auto axes, the array itself."""
-    sharding = jax.typeof(leaf).sharding
-    if all(axis is None for axis in sharding.spec):
-        return x
-    return jax.sharding.reshard(x, sharding)
+    return sharded_like(new.reshape(old.shape), old)

@@ -1,70 +1,102 @@
-"""The layout for a train step in which matrices live with their owner."""
+"""Layouts inside of a `jax.shard_map` or `jax.pmap`: `owned` and `replicated`."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
-from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh
 
-from optax_ortho.layouts.owners import Stacks, from_owners, to_owners
-from optax_ortho.layouts.places import Place, places
-from optax_ortho.layouts.plan import Axes, Leaf, Round
+from optax_ortho.layouts.geometry import Axes
+from optax_ortho.layouts.layout import Across, Layout, Make
+from optax_ortho.layouts.owners import on_owners
 from optax_ortho.layouts.sharded import Sharded, sharded
-from optax_ortho.layouts.shards import averaged, gathered, part_of
-from optax_ortho.layouts.slots import Slots
-from optax_ortho.layouts.work import narrowed, shape_of
-from optax_ortho.matrices import AxesOf, axes_at, path_of
+from optax_ortho.layouts.specs import (
+    Params,
+    averaged,
+    axes_of,
+    check_axes,
+    gathered,
+    shard_of,
+)
+from optax_ortho.matrices import AxesOf, path_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Owned:
-    """Matrices that live with their owner; made by `owned`."""
+class Owned(Layout):
+    """Matrices that are stored with their owner; made by `owned`.
+
+    Attributes:
+      shards: the layout by which matrices have owners.
+      over: the mesh axes along which gradients differ.
+    """
 
     shards: Sharded
-    over: Axes
+    over: Axes = ()
+
+    sees_all = False
+    averages = True
 
     @property
     def mesh(self) -> Mesh | AbstractMesh:
-        """Of the parameters."""
+        """The mesh of the parameters."""
         return self.shards.mesh
 
-    def among(self, axes: AxesOf, tree: Any) -> "Owners":
-        """Who owns which matrix of a tree.
+    def map(self, f: Any, axes: AxesOf, *operands: Any, **given: Any) -> Any:
+        """Refuses: only the stacks of one owner are mapped, in `direction`."""
+        raise TypeError(NOT_MAPPED)
 
-        Args:
-          axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-          tree: parameters or gradients, all of them matrices.
-        """
-        keyed, treedef = jax.tree_util.tree_flatten_with_path(tree)
-        paths = [path_of(keys) for keys, _ in keyed]
-        like = [self.shards.whole(path) for path in paths]
-        leaves = [
-            self.shards.leaf(path, axes_at(axes, path, leaf), leaf.dtype)
-            for path, leaf in zip(paths, like, strict=True)
-        ]
-        for leaf in leaves:
-            if leaf.axes.split is not None and leaf.axes.split.scales is not None:
-                raise ValueError(
-                    f"Leaf {leaf.path!r} has a Split with scales, which stacks of "
-                    "owners do not keep: leave them out, or use layouts.sharded."
-                )
-        return Owners(self, tuple(leaves), self.shards.plan(leaves, False), treedef)
+    def init(self, f: Callable, axes: AxesOf, tree: Any, beside: Any = None) -> Any:
+        """Refuses, like `map`."""
+        raise TypeError(NOT_MAPPED)
 
     def specs(self, state: Any) -> Any:
-        """As `Sharded.specs`."""
+        """See `Layout`."""
         return self.shards.specs(state)
 
     def place(self, state: Any) -> Any:
-        """As `Sharded.place`."""
+        """See `Layout`."""
         return self.shards.place(state)
 
+    def direction(self, make: Make, axes: AxesOf) -> optax.GradientTransformation:
+        """See `Layout`; from local gradients to each device's shards of the update."""
+        return on_owners(make, axes, self, self.shards, self.over)
+
+    def resident(self, make: Make, axes: AxesOf) -> optax.GradientTransformation:
+        """See `Layout`."""
+        return self.direction(make, axes)
+
+    def fallback(
+        self, tx: optax.GradientTransformation
+    ) -> optax.GradientTransformation:
+        """See `Layout`; on shards, with the state that `tx` has in any layout."""
+        inner = optax.with_extra_args_support(tx)
+
+        def update(updates, state, params=None, **extra):
+            return inner.update(self.average(updates), state, params, **extra)
+
+        return optax.GradientTransformationExtraArgs(inner.init, update)
+
+    def whole(self, path: str, leaf: Any) -> jax.ShapeDtypeStruct:
+        """See `Layout`."""
+        del leaf
+        return self.shards.params.whole(path)
+
+    def across(self) -> Across:
+        """See `Layout`."""
+        return Across(
+            lambda path, leaf: self.gradient_shape(path),
+            self.agree,
+            self.at_gradients,
+            self.at_params,
+        )
+
     def average(self, gradients: Any) -> Any:
-        """Each device's part of the average of local gradients.
+        """This device's shards of the averages of local gradients.
 
         Args:
           gradients: a tree of this device's, each leaf whole along `over`.
@@ -72,147 +104,84 @@ class Owned:
         return self._on_leaves(averaged, gradients, self.over)
 
     def gather(self, params: Any) -> Any:
-        """The parameters that this device has parts of, whole along `over`."""
+        """The parameters, whole along `over`, from this device's shards."""
         return self._on_leaves(gathered, params, self.over)
 
     def gradient_shape(self, path: str) -> tuple[int, ...]:
         """The shape of the gradient of a parameter on one device."""
-        pairs = zip(self.shards.whole(path).shape, self._kept(path), strict=True)
+        pairs = zip(self.shards.params.whole(path).shape, self._kept(path), strict=True)
         mesh = self.mesh.shape
         return tuple(n // math.prod(mesh[a] for a in axes) for n, axes in pairs)
 
     def agree(self, marks: Any) -> Any:
-        """Marks of all matrices: NaN where one is on any device, and zero elsewhere.
+        """Marks of all matrices, NaN where the mark of any device is.
 
         Args:
-          marks: a tree of zeros and NaNs, of this device's gradients, with their axes,
-            of length 1 but for those of a stack.
+          marks: a tree of zeros and NaNs for this device's gradients, with the axes of
+            the leaves; those that are not batch axes have length 1.
         """
         keyed, treedef = jax.tree_util.tree_flatten_with_path(marks)
         mesh = self.mesh.shape
-        found: list[Any] = [None] * len(keyed)
-        together: dict[Axes, list[int]] = {}
-        for i, (keys, x) in enumerate(keyed):
-            spec = self._kept(path_of(keys))
-            own = {
-                a for n, axes in zip(x.shape, spec, strict=True) for a in axes if n > 1
-            }
-            along = tuple(axis for axis in mesh if axis not in own)
-            together.setdefault(along, []).append(i)
-        for along, members in together.items():
+        agreed: list[Any] = [None] * len(keyed)
+        specs = [
+            # Along an axis of length 1 there is one mark for all shards.
+            [axes if n > 1 else () for n, axes in zip(x.shape, kept, strict=True)]
+            for (_, x), kept in (((k, x), self._kept(path_of(k))) for k, x in keyed)
+        ]
+        alike: dict[Axes, list[int]] = {}
+        for i, spec in enumerate(specs):
+            sharded_over = {axis for axes in spec for axis in axes}
+            along = tuple(axis for axis in mesh if axis not in sharded_over)
+            alike.setdefault(along, []).append(i)
+        for along, members in alike.items():
+            # One all-reduce for all marks that differ along the same mesh axes.
             flat = [keyed[i][1].ravel() for i in members]
             total = lax.psum(jnp.concatenate(flat), along)
             start = 0
             for i in members:
-                keys, x = keyed[i]
+                x = keyed[i][1]
                 part = total[start : start + x.size].reshape(x.shape)
                 start += x.size
-                pairs = zip(x.shape, self._kept(path_of(keys)), strict=True)
-                spec = [axes if n > 1 else () for n, axes in pairs]
-                found[i] = gathered(part, spec, mesh, tuple(mesh))
-        return treedef.unflatten(found)
+                agreed[i] = gathered(part, specs[i], mesh, tuple(mesh))
+        return treedef.unflatten(agreed)
 
     def at_gradients(self, flags: Any) -> Any:
-        """Of marks or flags of all matrices, those of this device's gradients."""
+        """The marks, or flags, of this device's gradients, from those of all."""
         rest = tuple(a for a in self.mesh.axis_names if a not in self.over)
-        return self._on_leaves(part_of, flags, rest)
+        return self._on_leaves(shard_of, flags, rest)
 
     def at_params(self, flags: Any) -> Any:
-        """Of marks or flags of all matrices, those of this device's parameters."""
-        return self._on_leaves(part_of, flags, self.mesh.axis_names)
+        """The marks, or flags, of this device's shards, from those of all."""
+        return self._on_leaves(shard_of, flags, self.mesh.axis_names)
 
     def _kept(self, path: str) -> tuple[Axes, ...]:
-        """The mesh axes along which a gradient is in parts."""
-        spec = self.shards.spec(path)
+        """The mesh axes over which a gradient is sharded."""
+        spec = self.shards.params.spec(path)
         return tuple(tuple(a for a in axes if a not in self.over) for axes in spec)
 
     def _on_leaves(self, f: Callable, tree: Any, along: Axes) -> Any:
         mesh = self.mesh.shape
 
         def on_leaf(keys, x):
-            return f(x, self.shards.spec(path_of(keys)), mesh, along)
+            return f(x, self.shards.params.spec(path_of(keys)), mesh, along)
 
         return jax.tree_util.tree_map_with_path(on_leaf, tree)
 
 
-@dataclasses.dataclass(frozen=True)
-class Owners:
-    """Who owns which matrix of a tree.
-
-    Attributes:
-      layout: of the parameters.
-      leaves: the parameters of the tree.
-      plan: the rounds.
-      treedef: the structure of the tree.
-    """
-
-    layout: Owned
-    leaves: Sequence[Leaf]
-    plan: Sequence[Round]
-    treedef: Any
-
-    @functools.cached_property
-    def _there(self) -> dict[str, list[list[Place | None]]]:
-        return places(self.plan, self.leaves, self.layout.mesh.shape)
-
-    def enter(self, gradients: Any) -> Stacks:
-        """Local gradients, averaged, as the stacks of their owners."""
-        return to_owners(
-            self.plan,
-            self.leaves,
-            self.layout.mesh.shape,
-            self.layout.over,
-            self.treedef.flatten_up_to(gradients),
-        )
-
-    def leave(self, stacks: Stacks) -> Any:
-        """The stacks of owners, as each device's parts of the tree."""
-        shards = self.layout.shards
-        dtypes = {stack.dtype for stack in stacks.values()}
-        wire = narrowed(dtypes, shards.wire_dtype)
-        found = from_owners(self.plan, self.leaves, shards.mesh.shape, stacks, wire)
-        dtype = jnp.result_type(*dtypes)
-        return self.treedef.unflatten([x.astype(dtype) for x in found])
-
-    def slots(self) -> Slots:
-        """The layout of the stacks on one device."""
-        filled = {
-            name: tuple(tuple(place is not None for place in row) for row in rows)
-            for name, rows in self._there.items()
-        }
-        return Slots(filled, self.layout.mesh.axis_names)
-
-    def init(self, f: Callable) -> Any:
-        """The states of owners, with an axis for matrices in front along the mesh.
-
-        Args:
-          f: takes the stacks of one owner, and returns a state of them.
-        """
-        mesh = self.layout.mesh
-        dtype = jnp.result_type(*(leaf.dtypes[0] for leaf in self.leaves))
-
-        def on_device():
-            return f(
-                {
-                    name: jnp.zeros((len(rows[0]), *shape_of(name)), dtype)
-                    for name, rows in sorted(self._there.items())
-                }
-            )
-
-        along = PartitionSpec(mesh.axis_names)
-        state = jax.eval_shape(on_device)
-        specs = jax.tree.map(lambda s: along if s.ndim else PartitionSpec(), state)
-        return self.layout.shards.on_mesh(on_device, (), specs)()
+NOT_MAPPED = (
+    "layouts.owned has stacks of matrices on each device, and maps them inside of a "
+    "recipe alone: pass it as a recipe's layout, or use layouts.sharded."
+)
 
 
 def owned(params: Any, over: Axes | str, wire_dtype: Any = jnp.bfloat16) -> Owned:
     """The layout for a train step under `jax.shard_map`: matrices stay with an owner.
 
     Each device hands ``update`` the gradient of its own part of the batch, not yet
-    reduced. A matrix's gradients are averaged straight on its owner, in a
-    reduce-scatter that sends what that of FSDP sends; its momentum, and every other
-    state, lives there, and only the update travels, once. Other parameters are averaged
-    into their shards.
+    reduced. A matrix's gradients are averaged on its owner, in a reduce-scatter that
+    sends as many bytes as that of FSDP; its momentum, and every other state, is stored
+    there, and only the update is communicated, once. Other parameters are averaged into
+    their shards.
 
     Stages that couple matrices, such as a global norm, would couple those of one owner
     alone, so a recipe may have none.
@@ -220,32 +189,60 @@ def owned(params: Any, over: Axes | str, wire_dtype: Any = jnp.bfloat16) -> Owne
     Args:
       params: the parameters, as in `sharded`.
       over: the mesh axes along which devices have different parts of the batch.
-      wire_dtype: in what updates travel that are wider.
+      wire_dtype: the dtype to which wider updates are narrowed on their way.
 
     Returns:
       A layout, for the `layout` argument of any recipe. Its ``gather(params)`` makes
       parameters whole along `over` for the forward pass.
 
     Raises:
-      ValueError: as `sharded`; an axis that the mesh does not have; or a parameter of
-        which an axis is cut along `over` first and along another mesh axis second.
+      ValueError: as `sharded`; an axis that the mesh does not have; or a parameter with
+        an axis that is sharded over `over` first and over another mesh axis second.
     """
-    # Gradients are averaged between slices anyway, so their owners share the work.
+    # Gradients are averaged between slices in any case, so slices divide the work.
     shards = sharded(params, wire_dtype, dcn=())
-    over = (over,) if isinstance(over, str) else tuple(over)
-    unknown = [axis for axis in over if axis not in shards.mesh.shape]
-    if unknown:
-        raise ValueError(
-            f"over has no such mesh axis: {unknown}; the mesh has "
-            f"{shards.mesh.axis_names}."
-        )
-    for path in shards.params or {}:
-        for entry in shards.spec(path):
+    over = axes_of(over)
+    check_axes("over", over, shards.mesh)
+    for path in shards.params.by_path or {}:
+        for entry in shards.params.spec(path):
             summed = [axis in over for axis in entry]
             if summed != sorted(summed):
                 raise ValueError(
-                    f"Leaf {path!r} is cut along {entry}, and along {over} gradients "
-                    "differ: put the others first in its PartitionSpec, so that what "
-                    "is whole along these lies in one piece."
+                    f"Leaf {path!r} is sharded over {entry}; the mesh axes in over, "
+                    f"{over}, must come last in that entry of its PartitionSpec, so "
+                    "that gradients are sharded contiguously over the others."
                 )
     return Owned(shards, over)
+
+
+def replicated(
+    axis_name: str, axis_size: int, wire_dtype: Any = jnp.bfloat16
+) -> Sharded:
+    """The layout inside `jax.pmap` or `jax.shard_map` where each device has everything.
+
+    Each device works on its share of the matrices and all gather the results, instead
+    of all doing all the work. Gradients must be equal on all devices, so reduce them
+    first.
+
+    Args:
+      axis_name: the axis of the enclosing pmap or shard_map.
+      axis_size: how many devices it has.
+      wire_dtype: as in `sharded`.
+
+    Returns:
+      A layout, for the `layout` argument of any recipe. States of matrices are those of
+      each device's own, so `init` goes inside too.
+
+    Examples:
+      >>> import jax
+      >>> from optax_ortho import muon
+      >>> tx = muon(0.02, layout=replicated("devices", 1))
+      >>> def step(params, gradient):
+      ...     updates, _ = tx.update(gradient, tx.init(params), params)
+      ...     return updates
+      >>> x = jnp.ones((1, 4, 6))
+      >>> jax.pmap(step, axis_name="devices")(x, x).shape
+      (1, 4, 6)
+    """
+    mesh = AbstractMesh((axis_size,), (axis_name,))
+    return Sharded(Params(mesh, None), jnp.dtype(wire_dtype))

@@ -1,26 +1,24 @@
 """All rounds of a plan on one device, one after the other."""
 
-import collections
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
 
-from optax_ortho.layouts.exchange import run_round
-from optax_ortho.layouts.pieces import LANES, put_together, take_apart
-from optax_ortho.layouts.plan import (
+from optax_ortho.layouts import pack
+from optax_ortho.layouts.assignment import slots_of
+from optax_ortho.layouts.geometry import (
     Leaf,
     MeshShape,
     Round,
+    Unit,
+    column_blocks,
     kind_of,
-    local_shape,
-    order_of,
 )
-from optax_ortho.layouts.shared import run_shared_round
-from optax_ortho.layouts.work import Work, groups
+from optax_ortho.layouts.work import States, Work, narrowed, run_round
+from optax_ortho.matrices import SharedOrthogonalizer
 
 
 def run_rounds(
@@ -28,138 +26,155 @@ def run_rounds(
     plan: Sequence[Round],
     leaves: Sequence[Leaf],
     mesh: MeshShape,
-    columns: Sequence[Sequence[jax.Array]],
-    state: dict[str, Any],
-) -> tuple[list[list[jax.Array]], dict[str, Any]]:
-    """Does the work on all matrices, where the mesh axes are manual.
+    operands: Sequence[Sequence[jax.Array]],
+    states: States,
+) -> tuple[list[list[jax.Array]], States]:
+    """The work on all matrices, where the mesh axes are manual.
 
     Args:
-      work: what is done.
+      work: the work on one matrix.
       plan: the rounds.
       leaves: the parameters.
       mesh: the size of each mesh axis.
-      columns: this device's part of each leaf, for each operand.
-      state: this device's states by group, with an axis for matrices in front.
+      operands: this device's shard of each leaf, for each operand.
+      states: this device's states.
 
     Returns:
-      This device's part of each result, for each leaf, and the new state.
+      This device's shard of each result, for each leaf, and the new states.
     """
-    kinds = [kind_of(leaf, mesh, True) for leaf in leaves]
-    orders = [order_of(leaf, mesh) for leaf in leaves]
+    kinds = [kind_of(leaf, mesh, equivariant=True) for leaf in leaves]
+    shards = zip(*operands, strict=True) if operands else [()] * len(leaves)
     pieces = [
-        [take_apart(_as_it_lies(x.astype(work.wire)), order, kind) for x in arrays]
-        for order, kind, *arrays in zip(orders, kinds, *columns, strict=True)
+        [pack.take_apart(x.astype(work.wire), leaf, mesh, kind) for x in arrays]
+        for leaf, kind, arrays in zip(leaves, kinds, shards, strict=True)
     ]
-    found: list[dict[int, Sequence[jax.Array]]] = [{} for _ in leaves]
-    new: dict[str, list] = {name: [] for name in state}
-    used = collections.Counter()
+    results: list[dict[int, list[jax.Array]]] = [{} for _ in leaves]
+    new: dict[str, list] = {name: [] for name in states}
+    used: Counter[str] = Counter()
     before: list[jax.Array] = []
-    for one in plan:
-        taken = slots(one, mesh) if state else {}
-        now = {
-            name: jax.tree.map(lambda s, i=used[name], n=n: s[i : i + n], state[name])
-            for name, n in taken.items()
+    for round_ in plan:
+        slots = slots_of(round_, mesh)
+        part = {
+            name: jax.tree.map(lambda s, i=used[name], n=n: s[i : i + n], states[name])
+            for name, n in slots.items()
         }
-        used.update(taken)
+        used.update(slots)
         inputs = {
             (leaf, i): [x[i : i + n].astype(work.wire) for x in pieces[leaf]]
-            for leaf, i, n in _taken(one)
+            for leaf, i, n in _ranges(round_)
         }
-        # One round after the other: all at once they would hold every matrix at once.
+        # Without a barrier the compiler starts all rounds at once, and needs memory for
+        # every matrix of the model.
         inputs, before = lax.optimization_barrier((inputs, before))
-        results, now = _repeated(work, one, mesh, inputs, now)
-        for (leaf, i), ys in results.items():
-            found[leaf][i] = ys
-        before = next(iter(results.values()))[:1]
-        for name, part in now.items():
-            new[name].append(part)
+        outputs, part = _repeated(work, round_, mesh, inputs, part)
+        for (leaf, i), ys in outputs.items():
+            results[leaf][i] = ys
+        before = next(iter(outputs.values()))[:1]
+        for name, state in part.items():
+            new[name].append(state)
     shaped = [
         [
-            as_leaf(leaf, mesh, [parts[i][j] for i in sorted(parts)], work.wire_back)
+            pack.put_together(
+                [parts[i][j] for i in sorted(parts)], leaf, mesh, work.wire_back
+            )
             for j in range(work.results)
         ]
-        for leaf, parts in zip(leaves, found, strict=True)
+        for leaf, parts in zip(leaves, results, strict=True)
     ]
     return shaped, {
-        name: jax.tree.map(lambda *s: concatenated(s), *parts)
+        name: jax.tree.map(lambda *parts: pack.concatenated(parts), *parts)
         for name, parts in new.items()
     }
 
 
-def slots(one: Round, mesh: MeshShape) -> collections.Counter:
-    """For how many states of each group a round needs room on every device."""
-    most = collections.Counter()
-    for share in one.owners:
-        names = [name for unit in share for name in groups(unit.kind, mesh)]
-        most |= collections.Counter(names)
-    return collections.Counter({name: n * one.repeats for name, n in most.items()})
+def run_shared_round(
+    work: Work,
+    round_: Round,
+    mesh: MeshShape,
+    pieces: Callable[[Unit], Sequence[jax.Array]],
+    states: States,
+) -> tuple[list[list[jax.Array]], States]:
+    """`run_round` for matrices without state, each shared by a group of devices.
 
+    Pieces are exchanged along the other mesh axes alone, so that each device of a group
+    has columns of the whole matrix. All groups run one program, for no collective may
+    be in a branch that not all devices take: a piece is padded with zeros to the
+    largest of its round, and zeros do not change a polar factor.
+    """
+    method, route = work.method, round_.route
+    assert isinstance(method, SharedOrthogonalizer)
+    units = round_.units
+    blocks = column_blocks(units[0].kind, route.shared, mesh)
+    dtype = jnp.result_type(*(unit.kind.dtypes[1] for unit in units))
 
-def _taken(one: Round) -> list[tuple[int, int, int]]:
-    """Leaf, first index and number of what a round takes from its leaves."""
-    units = [unit for share in one.owners for unit in share]
-    if one.repeats == 1:
-        return [(unit.leaf, unit.index, 1) for unit in units]
-    return [(units[0].leaf, units[0].index, len(units) * one.repeats)]
+    def slot(of_owner):
+        if not of_owner:
+            return jnp.zeros(round_.slot, work.wire)
+        (piece,) = pieces(of_owner[0])
+        missing = [n - m for n, m in zip(round_.slot, piece.shape, strict=True)]
+        return jnp.pad(piece.astype(work.wire), [(0, n) for n in missing])
+
+    buffer = pack.enter(
+        route, mesh, jnp.stack([slot(units) for units in round_.owners])
+    )
+    x = buffer.reshape((blocks, -1, buffer.shape[-1])).astype(dtype)
+    wire = narrowed([dtype], work.wire_dtype)
+    y = method.orthogonalize_shared(x, route.shared, wire).astype(work.wire_back)
+    buffer = pack.leave(route, y.reshape(buffer.shape))
+    owners = [i for i, of_owner in enumerate(round_.owners) for _ in of_owner]
+    shapes = [unit.kind.piece for unit in units]
+    pairs = zip(owners, shapes, strict=True)
+    return [[buffer[i, :m, :n]] for i, (m, n) in pairs], states
 
 
 def _repeated(
-    work: Work, one: Round, mesh: MeshShape, inputs: dict, state: dict
-) -> tuple[dict[tuple[int, int], list[jax.Array]], dict]:
-    """A round as often as it repeats: one program, whatever the depth of a stack."""
-    units = [unit for share in one.owners for unit in share]
-    run = run_shared_round if one.route.shared else run_round
-    if one.repeats == 1:
-        found, state = run(
-            work, one, mesh, lambda u: [x[0] for x in inputs[u.leaf, u.index]], state
+    work: Work, round_: Round, mesh: MeshShape, inputs: dict, states: States
+) -> tuple[dict[tuple[int, int], list[jax.Array]], States]:
+    """The repetitions of a round in one `lax.scan`, however deep the stack is.
+
+    Args:
+      work: the work on one matrix.
+      round_: the round.
+      mesh: the size of each mesh axis.
+      inputs: the pieces of each operand, by leaf and first index.
+      states: those of this round.
+
+    Returns:
+      The pieces of each result, by leaf and first index, and the new states.
+    """
+    run = run_shared_round if round_.route.shared else run_round
+    if round_.repeats == 1:
+        results, states = run(
+            work,
+            round_,
+            mesh,
+            lambda u: [x[0] for x in inputs[u.leaf, u.index]],
+            states,
         )
-        flat = [ys for share in found for ys in share]
-        return {
-            (u.leaf, u.index): [y[None] for y in ys]
-            for u, ys in zip(units, flat, strict=True)
-        }, state
+        pairs = zip(round_.units, results, strict=True)
+        return {(u.leaf, u.index): [y[None] for y in ys] for u, ys in pairs}, states
     ((where, arrays),) = inputs.items()
 
     def turn(_, now):
-        xs, state = now
-        found, state = run(
-            work, one, mesh, lambda u: [x[u.index - where[1]] for x in xs], state
+        xs, states = now
+        results, states = run(
+            work, round_, mesh, lambda u: [x[u.index - where[1]] for x in xs], states
         )
-        results = zip(*(ys for share in found for ys in share), strict=True)
-        return None, ([jnp.stack(ys) for ys in results], state)
+        return None, ([jnp.stack(ys) for ys in zip(*results, strict=True)], states)
 
     def in_turns(x):
-        return x.reshape((one.repeats, -1, *x.shape[1:]))
+        return x.reshape((round_.repeats, -1, *x.shape[1:]))
 
     def in_a_row(x):
         return x.reshape((-1, *x.shape[2:]))
 
-    _, (found, state) = lax.scan(turn, None, jax.tree.map(in_turns, (arrays, state)))
-    return {where: [in_a_row(y) for y in found]}, jax.tree.map(in_a_row, state)
+    _, (ys, states) = lax.scan(turn, None, jax.tree.map(in_turns, (arrays, states)))
+    return {where: [in_a_row(y) for y in ys]}, jax.tree.map(in_a_row, states)
 
 
-def as_leaf(
-    leaf: Leaf, mesh: MeshShape, pieces: Sequence[jax.Array], dtype: Any
-) -> jax.Array:
-    """This device's part of a leaf, from the pieces of its matrices in their order."""
-    shape = local_shape(leaf, mesh)
-    if not pieces:  # A stack of no matrices.
-        return jnp.zeros(shape, dtype)
-    return put_together(concatenated(pieces), order_of(leaf, mesh), shape)
-
-
-def concatenated(parts: Sequence[jax.Array]) -> jax.Array:
-    """Arrays one after the other; one alone as it is."""
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
-
-
-def _as_it_lies(x: jax.Array) -> jax.Array:
-    """Keeps a layout from spreading to what an array is computed of.
-
-    Where a piece is transposed for its owner, XLA would rather compute the momentum
-    transposed, and copy all of it back at the end: 268 MB for a Llama 1B on 8 chips.
-    Rows that do not fill a TPU's lanes would be padded as they lie, so those are free.
-    """
-    if x.shape[-1] % LANES:
-        return x
-    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+def _ranges(round_: Round) -> list[tuple[int, int, int]]:
+    """Leaf, first index and number of the matrices that a round takes."""
+    units = round_.units
+    if round_.repeats == 1:
+        return [(unit.leaf, unit.index, 1) for unit in units]
+    return [(units[0].leaf, units[0].index, len(units) * round_.repeats)]

@@ -1,223 +1,224 @@
 """The sharded layout: every matrix has one owner, at the least communication.
 
-Pieces travel to the matrix's owner in one all-to-all and come back in another; where
-parameters are replicated, devices share the work and gather its results. Nothing else
-is exchanged, and no work is done twice. An owner is a device, or several that share the
-work on a matrix; see `optax_ortho.layouts.shared`.
+Pieces are sent to the matrix's owner in one all-to-all and come back in another; where
+parameters are replicated, devices divide the work and gather its results. Nothing else
+is communicated, and no work is done twice. An owner is a device, or a group of devices
+that share the work on a matrix.
 """
 
-import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
-from optax_ortho.layouts.dealing import rounds
-from optax_ortho.layouts.parameters import Placed, axes_of, places_of
-from optax_ortho.layouts.pieces import block_shapes
-from optax_ortho.layouts.placing import placed, specs_of
-from optax_ortho.layouts.plan import (
+from optax_ortho.layouts import specs, stacks
+from optax_ortho.layouts.assignment import occupancy, rounds, slots_of
+from optax_ortho.layouts.geometry import (
     Axes,
     Leaf,
     MeshShape,
     Round,
+    block_shapes,
     kind_of,
-    local_shape,
+    mesh_size,
+    shared_along,
+    stack_names,
 )
-from optax_ortho.layouts.rounds import run_rounds, slots
-from optax_ortho.layouts.shared import shared_along
-from optax_ortho.layouts.slices import dcn_axes
-from optax_ortho.layouts.work import groups, work_of
-from optax_ortho.matrices import (
-    AxesOf,
-    MatrixAxes,
-    Orthogonalizer,
-    SharedOrthogonalizer,
-    axes_at,
-    path_of,
+from optax_ortho.layouts.layout import (
+    Layout,
+    Make,
+    fields_of,
+    given_of,
+    on_every_device,
+    uniform,
 )
+from optax_ortho.layouts.local import Local
+from optax_ortho.layouts.owners import on_shards
+from optax_ortho.layouts.rounds import run_rounds
+from optax_ortho.layouts.work import work_of
+from optax_ortho.matrices import AxesOf, Orthogonalizer, SharedOrthogonalizer, path_of
+from optax_ortho.states import state_structure
 
-# What an owner receives together of small matrices, in elements.
 AT_ONCE = 2**18
+"""The largest number of elements of small matrices that an owner receives together."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Sharded:
+class Sharded(Layout):
     """`jax.tree.map` for matrices in shards; made by `sharded` and `replicated`."""
 
-    mesh: Mesh | AbstractMesh
-    params: Mapping[str, Placed] | None = dataclasses.field(repr=False)
+    params: specs.Params
     wire_dtype: Any
     shared: Axes = ()
     dcn: Axes = ()
 
     @property
-    def reach(self) -> MeshShape:
-        """The mesh axes along which devices share work, and their sizes."""
+    def mesh(self) -> Mesh | AbstractMesh:
+        """The mesh of the parameters."""
+        return self.params.mesh
+
+    @property
+    def owner_mesh(self) -> MeshShape:
+        """The mesh axes along which devices divide the work, and their sizes."""
         shape = self.mesh.shape
         return {axis: n for axis, n in shape.items() if axis not in self.dcn}
 
-    def map(self, f: Any, axes: AxesOf, *operands: Any, state: Any = None) -> Any:
-        """As `Local.map`; an `Orthogonalizer` may be handed a matrix's transpose."""
-        keyed, treedef = jax.tree_util.tree_flatten_with_path(operands[0])
+    @property
+    def shards(self) -> "Sharded":
+        """See `Layout`."""
+        return self
+
+    @property
+    def has_shards(self) -> bool:
+        """See `Layout`."""
+        return self.params.by_path is not None
+
+    def map(
+        self,
+        f: Any,
+        axes: AxesOf,
+        *operands: Any,
+        state: Any = None,
+        beside: Any = None,
+        scalars: Sequence[jax.Array] = (),
+    ) -> Any:
+        """See `Layout`; an `Orthogonalizer` may receive a matrix's transpose."""
+        treedef = jax.tree.structure(operands[0])
         columns = [treedef.flatten_up_to(operand) for operand in operands]
-        leaves = [
-            self.leaf_of(path_of(keys), axes, *arrays)
-            for (keys, _), *arrays in zip(keyed, *columns, strict=True)
-        ]
+        leaves = self._leaves(axes, operands[0], columns)
         if not leaves:
-            return operands[0] if state is None else (operands[0], state)
-        if state is None:
+            return given_of(operands[0], beside, state, beside, state)
+        equivariant = isinstance(f, Orthogonalizer)
+        if equivariant:
             leaves = self.sharing(leaves, f)
-        mesh, equivariant = self.reach, isinstance(f, Orthogonalizer)
-        work = work_of(f, leaves, mesh, state, self.wire_dtype, AT_ONCE)
+        mesh, owners = self.owner_mesh, tuple(self.owner_mesh)
         plan = self.plan(leaves, equivariant)
+        kinds = [kind_of(leaf, mesh, equivariant=False) for leaf in leaves]
+        names = {name: None for round_ in plan for name in slots_of(round_, mesh)}
+        states, fields = stacks.split_stacks(() if state is None else state, names)
+        fused = [leaf.axes.split is not None for leaf in leaves]
+        structure = state_structure(operands[0], fused)
+        values, slots = [], None
+        if beside is not None:
+            values = structure.flatten_up_to(beside)
+            values = jax.tree.map(on_every_device, values)
+            slots = occupancy(plan, leaves, mesh)
 
-        def on_device(columns, state):
-            found, state = run_rounds(work, plan, leaves, mesh, columns, state)
-            typed = [
-                [y.astype(dtype) for y, dtype in zip(ys, column, strict=True)]
-                for ys, column in zip(found, work.dtypes, strict=True)
+        def on_device(columns, values, states, scalars):
+            call = f if equivariant else uniform(f, beside, state, scalars)
+            here: dict[str, Any] = dict.fromkeys(names, ())
+            if slots is not None:
+                here = stacks.of_this_owner(values, slots, owners)
+            both = {name: (here[name], states[name]) for name in names}
+            work, result, dtypes = work_of(
+                call, kinds, mesh, both, self.wire_dtype, AT_ONCE
+            )
+            results, both = run_rounds(work, plan, leaves, mesh, columns, both)
+            results = [
+                result.unflatten(jax.tree.map(jnp.astype, ys, types))
+                for ys, types in zip(results, dtypes, strict=True)
             ]
-            return typed, state
+            here, states = ({n: x[i] for n, x in both.items()} for i in range(2))
+            if slots is not None:
+                values = stacks.of_all_owners(here, slots, owners)
+            return results, values, states
 
-        specs = [PartitionSpec(*leaf.spec) for leaf in leaves]
-        owned = PartitionSpec(tuple(mesh))
-        run = self.on_mesh(on_device, ([specs] * len(columns), owned), (specs, owned))
-        found, new = run(columns, {} if state is None else state)
-        tree = treedef.unflatten([work.structure.unflatten(ys) for ys in found])
-        return tree if state is None else (tree, new)
+        shards = [PartitionSpec(*leaf.spec) for leaf in leaves]
+        whole, owned = PartitionSpec(), PartitionSpec(owners)
+        in_specs = [shards] * len(columns), whole, owned, whole
+        run = self.params.on_mesh(on_device, in_specs, (shards, whole, owned))
+        results, values, states = run(columns, values, states, tuple(scalars))
+        new_beside = None if beside is None else structure.unflatten(values)
+        new_state = stacks.merge_stacks(states, fields)
+        tree = treedef.unflatten(results)
+        return given_of(tree, beside, state, new_beside, new_state)
 
     def init(self, f: Callable, axes: AxesOf, tree: Any) -> Any:
-        """The states of matrices by their shape, each with its owner.
+        """See `Layout`; an `OwnerStacks` in the place of each array.
 
-        Args:
-          f: takes a zero ``(fan_in, fan_out)`` matrix and returns its state, a pytree.
-          axes: the `MatrixAxes` of a leaf, from its path and the leaf.
-          tree: the parameters.
-
-        Returns:
-          A dict with an entry for each shape and dtype of matrices, such as
-          ``"768x3072"``: their states, with an axis for matrices in front that lies
-          along all of `reach`.
+        Its arrays are sharded over all axes of `owner_mesh`.
         """
-        keyed, _ = jax.tree_util.tree_flatten_with_path(tree)
-        leaves = [self.leaf_of(path_of(keys), axes, leaf) for keys, leaf in keyed]
-        mesh = self.reach
-        zeros: dict[str, tuple] = {}
-        counts = collections.Counter()
+        leaves, mesh = self._leaves(axes, tree, []), self.owner_mesh
+        zeros, slots = {}, Counter()
+        for round_ in self.plan(leaves, equivariant=False):
+            slots.update(slots_of(round_, mesh))
         for leaf in leaves:
-            kind = kind_of(leaf, mesh, False)
-            shapes = [(shape, kind.dtypes[0]) for shape in block_shapes(kind, mesh)]
-            zeros.update(zip(groups(kind, mesh), shapes, strict=True))
-        for one in self.plan(leaves, False):
-            counts.update(slots(one, mesh))
+            kind = kind_of(leaf, mesh, equivariant=False)
+            shapes = block_shapes(kind, mesh)
+            for name, (m, n) in zip(stack_names(kind, mesh), shapes, strict=True):
+                zeros[name] = (m + kind.rows_beside, n), kind.dtypes[0]
+
+        def fresh(name):
+            n, state = slots[name], f(jnp.zeros(*zeros[name]))
+            return jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), state)
 
         def on_device():
-            def repeated(name):
-                one, n = f(jnp.zeros(*zeros[name])), counts[name]
-                return jax.tree.map(
-                    lambda s: jnp.broadcast_to(s, (n, *jnp.shape(s))), one
-                )
+            return {name: fresh(name) for name in zeros}
 
-            return {name: repeated(name) for name in zeros}
+        run = self.params.on_mesh(on_device, (), PartitionSpec(tuple(mesh)))
+        return stacks.merge_stacks(run(), fields_of(f))
 
-        return self.on_mesh(on_device, (), PartitionSpec(tuple(mesh)))()
+    def map_shards(
+        self, make: Callable[[int, int], Callable], axes: AxesOf, tree: Any
+    ) -> Any:
+        """See `Layout`; a part is what a device has of a matrix."""
+        leaves, mesh = self._leaves(axes, tree, []), self.mesh.shape
+        axes_of = {leaf.path: leaf.axes for leaf in leaves}
+        paths: dict[tuple[int, int], list[str]] = {}
+        for leaf in leaves:
+            paths.setdefault(_parts_of(leaf, mesh), []).append(leaf.path)
+
+        def on_device(shards):
+            results = {}
+            for parts, members in paths.items():
+                some = {path: shards[path] for path in members}
+                f = make(*parts)
+                results |= Local().map(f, lambda path, _: axes_of[path], some)
+            return results
+
+        each = {leaf.path: PartitionSpec(*leaf.spec) for leaf in leaves}
+        arrays, treedef = jax.tree.flatten(tree)
+        named = dict(zip(axes_of, arrays, strict=True))
+        results = self.params.on_mesh(on_device, (each,), each)(named)
+        return treedef.unflatten([results[path] for path in axes_of])
 
     def specs(self, state: Any) -> Any:
-        """The `PartitionSpec` of each array of an optimizer's state, or its shapes."""
-        return specs_of(state, tuple(self.reach), self.params or {})
+        """See `Layout`."""
+        return specs.state_specs(state, tuple(self.owner_mesh), self.params)
 
     def place(self, state: Any) -> Any:
-        """An optimizer's state, laid out as `specs` says where that can be said."""
-        if self._is_manual() or not isinstance(self.mesh, Mesh):
+        """See `Layout`; inside of a shard_map, the state itself."""
+        if self.params.is_manual() or not isinstance(self.mesh, Mesh):
             return state
-        return placed(state, self.mesh, tuple(self.reach), self.params or {})
+        return specs.constrained(state, self.mesh, self.specs(state))
+
+    def resident(self, make: Make, axes: AxesOf) -> optax.GradientTransformation:
+        """See `Layout`; where a device is one of several slices, stages exchange."""
+        if self.params.by_path is None or self.dcn:
+            return make(axes, self)
+        return on_shards(make, axes, self)
 
     def sharing(self, leaves: Sequence[Leaf], f: Any) -> list[Leaf]:
         """The leaves, those shared by several devices that `f` can work on so."""
         along = self.shared if isinstance(f, SharedOrthogonalizer) else ()
-        return [shared_along(leaf, along, self.reach) for leaf in leaves]
+        return [shared_along(leaf, along, self.owner_mesh) for leaf in leaves]
 
     def plan(self, leaves: Sequence[Leaf], equivariant: bool) -> tuple[Round, ...]:
-        """Who works on what; see `optax_ortho.layouts.dealing`."""
-        return rounds(leaves, self.reach, equivariant, AT_ONCE)
+        """The rounds of some leaves; see `optax_ortho.layouts.assignment`."""
+        return rounds(leaves, self.owner_mesh, equivariant, AT_ONCE)
 
-    def _placed(self, path: str) -> Placed:
-        if not self.params or path not in self.params:
-            raise ValueError(
-                f"Leaf {path!r} is none of the {len(self.params or ())} parameters "
-                "that the layout was made for. Make it of those you train: "
-                "layouts.sharded(params)."
-            )
-        return self.params[path]
-
-    def leaf(self, path: str, axes: MatrixAxes, *dtypes: Any) -> Leaf:
-        """What a plan needs to know of a parameter.
-
-        Args:
-          path: its path.
-          axes: its matrix axes.
-          *dtypes: of what is worked on in its place.
-
-        Raises:
-          ValueError: there is no such parameter, or the axes do not fit it.
-        """
-        placed = self._placed(path)
-        names = (placed.dtype, *(jnp.dtype(dtype).name for dtype in dtypes))
-        resolved = axes.resolve(placed.shape)
-        return Leaf(path, placed.shape, resolved, self.spec(path), names)
-
-    def spec(self, path: str) -> tuple[Axes, ...]:
-        """The mesh axes along each axis of a parameter."""
-        placed = self._placed(path)
-        spec = tuple(axes_of(entry) for entry in placed.spec)
-        return spec + ((),) * (len(placed.shape) - len(spec))
-
-    def whole(self, path: str) -> jax.ShapeDtypeStruct:
-        """The shape and dtype of a whole parameter."""
-        placed = self._placed(path)
-        return jax.ShapeDtypeStruct(placed.shape, placed.dtype)
-
-    def leaf_of(self, path: str, axes: AxesOf, *arrays: Any) -> Leaf:
-        """The leaf of some arrays.
-
-        Raises:
-          ValueError: the layout was made for other parameters.
-        """
-        first, dtypes = arrays[0], [x.dtype for x in arrays]
-        if self.params is None:
-            spec = ((),) * first.ndim
-            names = (first.dtype.name, *(dtype.name for dtype in dtypes))
-            return Leaf(path, first.shape, axes_at(axes, path, first), spec, names)
-        like = self.whole(path)
-        leaf = self.leaf(path, axes_at(axes, path, like), *dtypes)
-        inside = self._is_manual()
-        expected = local_shape(leaf, self.mesh.shape) if inside else like.shape
-        if first.shape != expected:
-            where = "on one device" if inside else "whole"
-            raise ValueError(
-                f"Leaf {path!r} has shape {first.shape}, but the layout was made for "
-                f"one that is {expected} {where}. Make it of the parameters you train: "
-                "layouts.sharded(params)."
-            )
-        return leaf
-
-    def _is_manual(self) -> bool:
-        """Whether every mesh axis is one of an enclosing shard_map or pmap."""
-        manual = jax.sharding.get_abstract_mesh().manual_axes
-        return set(self.mesh.axis_names) <= set(manual)
-
-    def on_mesh(self, f: Callable, in_specs: Any, out_specs: Any) -> Callable:
-        """A function of each device's parts; inside of a shard_map it is as it is."""
-        if self._is_manual():
-            return f
-        return jax.shard_map(
-            f, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-        )
+    def _leaves(self, axes: AxesOf, tree: Any, columns: Sequence) -> list[Leaf]:
+        """The leaves of a tree, with the operands in their places."""
+        keyed = jax.tree_util.tree_leaves_with_path(tree)
+        return [
+            self.params.leaf_of(path_of(keys), axes, *(operands or (leaf,)))
+            for (keys, leaf), *operands in zip(keyed, *columns, strict=True)
+        ]
 
 
 def sharded(
@@ -228,37 +229,36 @@ def sharded(
 ) -> Sharded:
     """The layout for parameters in shards: each matrix whole on one device.
 
-    Every matrix gets an owner among the devices that hold a piece or a copy of it. The
+    Every matrix gets an owner among the devices that have a piece or a copy of it. The
     owner receives the pieces, works on the whole matrix, and sends the results back, in
-    two all-to-alls a round; see `optax_ortho.layouts.dealing`. What is sharded along
-    its batch axes alone needs no exchange, and what is replicated is worked on once and
-    gathered. States as large as a matrix stay with their owner.
+    two all-to-alls a round; see `optax_ortho.layouts.assignment`. Matrices sharded over
+    their batch axes alone need no communication, and the work on replicated ones is
+    divided and gathered. States of matrices are stored with their owner.
 
-    It works under meshes with Auto and Explicit axes alike. Inside a `jax.shard_map`
-    over all axes of the mesh `map` takes each device's part; the other stages of a
-    recipe would take a part for the whole, so a recipe goes outside.
+    Meshes may have Auto or Explicit axes. Inside a `jax.shard_map` over all axes of the
+    mesh `map` takes shards; the other stages of a recipe would take a shard for the
+    whole, so a recipe stays outside.
 
     Args:
       params: the parameters, arrays or `jax.ShapeDtypeStruct`, with a `NamedSharding`;
         a leaf without one counts as replicated.
-      wire_dtype: in what floating point travels that is wider; bfloat16 halves the
-        bytes, and rounds what is orthogonalized and the result by 2^-9.
-      shared: mesh axes whose devices share the work on each matrix that has its longer
-        side along all of them, if the orthogonalizer is one of Newton-Schulz. It pays
-        where the mesh has twice as many devices as there are matrices, and the longer
-        side exceeds FLOP/s over the bytes/s along these axes, 2190 on a TPU v5e. What
-        either way costs is what `optax_ortho.plan` prints.
-      dcn: mesh axes over the slow network between TPU slices, along which parameters
-        are copies. Each slice then does all of the work, and nothing travels between
-        them. None is what the devices' ``slice_index`` says; with ``()`` slices share
-        the work.
+      wire_dtype: the dtype to which wider floating point is narrowed on its way.
+        bfloat16 halves the bytes, and rounds operands and results by 2^-9.
+      shared: mesh axes whose devices work together on each matrix with its longer side
+        sharded over all of them, by a Newton-Schulz orthogonalizer. It pays where the
+        mesh has twice as many devices as there are matrices, and the longer side
+        exceeds FLOP/s over the bytes/s along these axes, 2190 on a TPU v5e;
+        `optax_ortho.plan` prints the cost of both.
+      dcn: mesh axes over the slow network between TPU slices, over which parameters are
+        replicated. Each slice does all of the work, without communication between
+        them. None reads the devices' ``slice_index``; with () slices divide the work.
 
     Returns:
       A layout, for the `layout` argument of any recipe.
 
     Raises:
       ValueError: no leaf has a `NamedSharding`, two have different meshes, the mesh
-        has no such axis, or a parameter is cut along one of `dcn`.
+        has no such axis, or a parameter is sharded over one of `dcn`.
 
     Examples:
       >>> from jax.sharding import NamedSharding
@@ -272,12 +272,28 @@ def sharded(
       >>> updates["kernel"].sharding.spec[0]
       'fsdp'
     """
-    mesh, placed = places_of(params)
-    shared = axes_of(shared)
-    unknown = [axis for axis in shared if axis not in mesh.shape]
-    if unknown:
+    by_path = specs.params_of(params)
+    shared = specs.axes_of(shared)
+    specs.check_axes("shared", shared, by_path.mesh)
+    dtype, between = jnp.dtype(wire_dtype), specs.slice_axes(by_path, dcn)
+    return Sharded(by_path, dtype, shared, between)
+
+
+def _parts_of(leaf: Leaf, mesh: MeshShape) -> tuple[int, int]:
+    """The number of parts of a matrix along fan-in and fan-out.
+
+    Raises:
+      ValueError: a `Split` along an axis that is sharded.
+    """
+
+    def parts(axes):
+        return mesh_size([name for axis in axes for name in leaf.spec[axis]], mesh)
+
+    axes = leaf.axes
+    if axes.split is not None and parts((axes.split.axis,)) > 1:
         raise ValueError(
-            f"shared names no mesh axis: {unknown}; the mesh has {tuple(mesh.shape)}."
+            f"Leaf {leaf.path!r} is fused along axis {axes.split.axis} and sharded "
+            "over it, so its shards are of several matrices. Shard another axis, or "
+            "leave the Split out."
         )
-    dtype, between = jnp.dtype(wire_dtype), dcn_axes(mesh, placed, dcn)
-    return Sharded(mesh, placed, dtype, shared, between)
+    return parts(axes.fan_in), parts(axes.fan_out)

@@ -1,97 +1,278 @@
-"""What belongs to matrices, in two forms: leaf by leaf, and in the stacks of owners.
+"""States and momenta of owners, in one stack for each shape of matrix.
 
-Leaf by leaf it is as `Local.init` makes it, with the batch axes of the leaf in front, a
-tuple of blocks for a fused one; a momentum lies in another way, see
-`optax_ortho.layouts.entries`. Owners have it by the shape of the matrix, in the order
-of a plan; see `optax_ortho.layouts.places`.
+A stack has a slot for each matrix of an owner, and the same number of slots on every
+device, so some may be empty. The stacks of all owners are one array, sharded over the
+mesh axes along which there are owners. See `assignment.Occupancy` for the matrix in
+each slot.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from optax_ortho.layouts.places import Placement
-from optax_ortho.layouts.plan import Leaf
-from optax_ortho.matrices import path_of
+from optax_ortho.layouts.assignment import Occupancy
+from optax_ortho.layouts.geometry import Axes, Leaf
+from optax_ortho.layouts.layout import Layout
+from optax_ortho.layouts.local import local
+from optax_ortho.matrices import AxesOf, Orthogonalizer
+from optax_ortho.states import Structure, blocks_of, state_of
 
-Matrices = dict[tuple[str, int], Any]
-"""What belongs to a leaf's matrices by path and block, with an axis for them."""
+
+class OwnerStacks(NamedTuple):
+    """What belongs to each matrix as a whole, stored with its owner.
+
+    Attributes:
+      by_shape: for each shape of matrix, such as ``"768x3072"``, an array of shape
+        ``(slots of all owners, ...)``.
+    """
+
+    by_shape: dict[str, Any]
 
 
-def from_stacks(stacks: Mapping[str, Any], placement: Placement) -> Matrices:
-    """Of the stacks of all owners."""
-    rows: dict[tuple[str, int], dict[int, int]] = {}
-    names = {}
-    for name, places in placement.rows.items():
-        for row, place in enumerate(places):
-            if place is not None:
-                leaf = placement.leaves[place.leaf].path, place.block
-                rows.setdefault(leaf, {})[place.index] = row
-                names[leaf] = name
+class OwnerEntries(NamedTuple):
+    """What belongs to entries, rows or columns, such as a momentum, with the owners.
+
+    Attributes:
+      by_shape: for each shape of matrix ``"MxN"``, an array that broadcasts to ``(slots
+        of all owners, M, N)``.
+    """
+
+    by_shape: dict[str, Any]
+
+
+def is_owned(node: Any) -> bool:
+    """Whether a node of a state is stored with the owners of matrices."""
+    return isinstance(node, OwnerStacks | OwnerEntries)
+
+
+def shape_of(name: str) -> tuple[int, int]:
+    """The shape of the matrices of a stack.
+
+    Examples:
+      >>> shape_of("4x6_bfloat16")
+      (4, 6)
+    """
+    m, n = name.split("_")[0].split("x")
+    return int(m), int(n)
+
+
+def split_stacks(state: Any, names: Iterable[str]) -> tuple[dict[str, Any], Structure]:
+    """The states of each stack, from a state with an `OwnerStacks` in each field.
+
+    Returns:
+      A state for each name, with an axis for slots in front of each array; and the
+      structure of the state of one matrix.
+    """
+    fields, structure = jax.tree.flatten(state, is_leaf=is_owned)
     return {
-        leaf: jax.tree.map(
-            lambda s, own=own: s[jnp.asarray([own[i] for i in range(len(own))])],
-            stacks[names[leaf]],
+        name: structure.unflatten([field.by_shape[name] for field in fields])
+        for name in names
+    }, structure
+
+
+def merge_stacks(states: Mapping[str, Any], structure: Structure) -> Any:
+    """A state with an `OwnerStacks` in each field; the inverse of `split_stacks`."""
+    columns = {name: structure.flatten_up_to(state) for name, state in states.items()}
+    return structure.unflatten(
+        [
+            OwnerStacks({name: column[i] for name, column in columns.items()})
+            for i in range(structure.num_leaves)
+        ]
+    )
+
+
+Matrices = dict[tuple[int, int], Any]
+"""Pytrees by the number of a leaf and of its block, with one axis for the batch."""
+
+
+def from_stacks(stacks: Mapping[str, Any], slots: Occupancy) -> Matrices:
+    """What belongs to each matrix, from the stacks of all owners."""
+    rows: dict[tuple[int, int], dict[int, int]] = {}
+    names: dict[tuple[int, int], str] = {}
+    for name in slots.by_device:
+        for row, matrix in enumerate(slots.rows(name)):
+            if matrix is not None:
+                block = matrix.leaf, matrix.block
+                rows.setdefault(block, {})[matrix.index] = row
+                names[block] = name
+    return {
+        block: jax.tree.map(
+            lambda s, at=at: s[jnp.asarray([at[i] for i in range(len(at))])],
+            stacks[names[block]],
         )
-        for leaf, own in rows.items()
+        for block, at in rows.items()
     }
 
 
-def to_stacks(matrices: Matrices, placement: Placement) -> dict[str, Any]:
-    """The stacks of all owners."""
-    found = {}
-    for name, places in placement.rows.items():
-        own = {
+def to_stacks(matrices: Matrices, slots: Occupancy) -> dict[str, Any]:
+    """The stacks of all owners; the inverse of `from_stacks`."""
+    stacks = {}
+    for name in slots.by_device:
+        rows = slots.rows(name)
+        filled = {
             row: jax.tree.map(
-                lambda x, i=place.index: x[i],
-                matrices[placement.leaves[place.leaf].path, place.block],
+                lambda x, i=matrix.index: x[i], matrices[matrix.leaf, matrix.block]
             )
-            for row, place in enumerate(places)
-            if place is not None
+            for row, matrix in enumerate(rows)
+            if matrix is not None
         }
-        # No slot is left without a state that a step could start from.
-        first = next(iter(own.values()))
-        filled = [own.get(row, first) for row in range(len(places))]
-        found[name] = jax.tree.map(lambda *parts: jnp.stack(parts), *filled)
-    return found
+        # An empty slot has a copy, so that a step can start from any slot.
+        first = next(iter(filled.values()))
+        entries = [filled.get(row, first) for row in range(len(rows))]
+        stacks[name] = jax.tree.map(lambda *parts: jnp.stack(parts), *entries)
+    return stacks
 
 
-def from_tree(tree: Any, leaves: Sequence[Leaf]) -> Matrices:
-    """Of a tree with what belongs to a leaf in its place."""
-    found: Matrices = {}
-    by_path = {leaf.path: leaf for leaf in leaves}
-    for path, one in by_leaf(tree, leaves)[0]:
-        leaf = by_path[path]
-        batch = len(leaf.axes.batch(len(leaf.shape)))
-        for i, block in enumerate(one if leaf.axes.split else (one,)):
-            found[path, i] = jax.tree.map(
-                lambda x, n=batch: x.reshape((-1, *x.shape[n:])), block
+def from_leaves(values: Sequence[Any], leaves: Sequence[Leaf]) -> Matrices:
+    """What belongs to each matrix, from what belongs to each leaf.
+
+    Args:
+      values: for each leaf a pytree of arrays with its batch axes in front, or a
+        `FusedState` of such.
+      leaves: the parameters.
+    """
+    matrices: Matrices = {}
+    for number, (value, leaf) in enumerate(zip(values, leaves, strict=True)):
+        ndim = len(_batch(leaf))
+        for i, block in enumerate(blocks_of(value)):
+            matrices[number, i] = jax.tree.map(
+                lambda x, n=ndim: x.reshape((math.prod(x.shape[:n]), *x.shape[n:])),
+                block,
             )
-    return found
+    return matrices
 
 
-def to_tree(matrices: Matrices, like: Any, leaves: Sequence[Leaf]) -> Any:
-    """A tree with what belongs to a leaf in its place, in the shapes of another."""
-    fused = {leaf.path for leaf in leaves if leaf.axes.split}
-    shapes, treedef = by_leaf(like, leaves)
-    found = []
-    for path, one in shapes:
+def to_leaves(matrices: Matrices, leaves: Sequence[Leaf]) -> list[Any]:
+    """What belongs to each leaf; the inverse of `from_leaves`."""
+    values = []
+    for number, leaf in enumerate(leaves):
+        batch = _batch(leaf)
         blocks = [
-            jax.tree.map(lambda s, x: x.reshape(s.shape), block, matrices[path, i])
-            for i, block in enumerate(one if path in fused else (one,))
+            jax.tree.map(
+                lambda x, b=batch: x.reshape((*b, *x.shape[1:])), matrices[number, i]
+            )
+            for i in range(len(leaf.axes.block_shapes(leaf.shape)))
         ]
-        found.append(tuple(blocks) if path in fused else blocks[0])
-    return treedef.unflatten(found)
+        values.append(state_of(blocks, leaf.axes.split is not None))
+    return values
 
 
-def by_leaf(tree: Any, leaves: Sequence[Leaf]) -> tuple[list[tuple[str, Any]], Any]:
-    """What belongs to each leaf with its path, and the structure around."""
-    paths = {leaf.path for leaf in leaves}
-    keyed, treedef = jax.tree_util.tree_flatten_with_path(
-        tree,
-        is_leaf=lambda keys, _: path_of(keys) in paths,
-        is_leaf_takes_path=True,
+def _batch(leaf: Leaf) -> tuple[int, ...]:
+    return tuple(leaf.shape[axis] for axis in leaf.axes.batch(len(leaf.shape)))
+
+
+def of_this_owner(values: Sequence[Any], slots: Occupancy, owners: Axes) -> dict:
+    """This owner's stacks of what every device has, where mesh axes are manual.
+
+    Args:
+      values: as in `from_leaves`.
+      slots: the matrix in each slot.
+      owners: the mesh axes along which there are owners.
+    """
+
+    def rows_here(rows):
+        n = len(rows) // lax.axis_size(owners)
+        return lax.dynamic_slice_in_dim(rows, lax.axis_index(owners) * n, n)
+
+    stacks = to_stacks(from_leaves(values, slots.leaves), slots)
+    return jax.tree.map(rows_here, stacks)
+
+
+def of_all_owners(stacks: Mapping[str, Any], slots: Occupancy, owners: Axes) -> list:
+    """What belongs to each leaf, on every device; the inverse of `of_this_owner`."""
+    rows = jax.tree.map(lambda x: lax.all_gather(x, owners, tiled=True), stacks)
+    return to_leaves(from_stacks(rows, slots), slots.leaves)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slots(Layout):
+    """`jax.tree.map` for the stacks of one owner, an `OwnerEntries`.
+
+    Attributes:
+      filled: for each stack, which slots of which device have a matrix.
+      mesh_axes: the names of the mesh axes, all of them manual.
+      batch_bytes: matrices up to this size are batched, empty slots included.
+    """
+
+    filled: Mapping[str, tuple[tuple[bool, ...], ...]]
+    mesh_axes: tuple[str, ...]
+    batch_bytes: int = 2**18
+
+    sees_all = False
+
+    def map(
+        self,
+        f: Any,
+        axes: AxesOf,
+        *operands: Any,
+        state: Any = None,
+        beside: Any = None,
+        scalars: Sequence[jax.Array] = (),
+    ) -> Any:
+        """See `Layout`; nothing is beside the stacks of one owner.
+
+        The result and the new state of an empty slot of large matrices are zeros and
+        the old state; those of small matrices are whatever `f` makes of the slot.
+        """
+        del beside
+        f = f.orthogonalize if isinstance(f, Orthogonalizer) else f
+
+        def on_slot(*args):
+            *matrices, is_filled, old = args[: len(operands) + 2]
+            passed = (*matrices, *(() if state is None else (old,)), *scalars)
+            if is_filled is None:
+                ys = f(*passed)
+            else:
+                ys = lax.cond(is_filled, lambda: f(*passed), lambda: skipped(passed))
+            y, new = (ys, ()) if state is None else ys
+            return y, is_filled, new
+
+        def skipped(passed):
+            shapes = jax.eval_shape(f, *passed)
+            zeros = jax.tree.map(
+                lambda y: jnp.zeros(y.shape, y.dtype),
+                shapes if state is None else shapes[0],
+            )
+            return zeros if state is None else (zeros, passed[len(operands)])
+
+        stacks = [operand.by_shape for operand in operands]
+        filled = {name: self._flags(name, stack) for name, stack in stacks[0].items()}
+        by_name = jax.tree.map(
+            _by_shape, () if state is None else state, is_leaf=is_owned
+        )
+        ys, _, new = local(self.batch_bytes).map(
+            on_slot, axes, *stacks, beside=filled, state=by_name
+        )
+        tree = OwnerEntries(ys)
+        return tree if state is None else (tree, _stacked(new, stacks[0]))
+
+    def init(self, f: Callable, axes: AxesOf, tree: Any) -> Any:
+        """See `Layout`; an `OwnerStacks` in the place of each array."""
+        state = local(self.batch_bytes).init(f, axes, tree.by_shape)
+        return _stacked(state, tree.by_shape)
+
+    def _flags(self, name: str, stack: jax.Array) -> jax.Array | None:
+        """The filled slots of a stack; None if skipping the others does not pay."""
+        _, m, n = stack.shape
+        if m * n * stack.dtype.itemsize <= self.batch_bytes:
+            return None
+        if all(map(all, self.filled[name])):
+            return None
+        return jnp.asarray(self.filled[name])[lax.axis_index(self.mesh_axes)]
+
+
+def _by_shape(stacks: OwnerStacks) -> dict[str, Any]:
+    return stacks.by_shape
+
+
+def _stacked(state: Any, like: dict[str, Any]) -> Any:
+    """A state with an `OwnerStacks` in the place of each dict of stacks."""
+    structure = jax.tree.structure(like)
+    return jax.tree.map(
+        OwnerStacks, state, is_leaf=lambda node: jax.tree.structure(node) == structure
     )
-    return [(path_of(keys), one) for keys, one in keyed], treedef

@@ -1,7 +1,7 @@
 """FISMO: Muon in a basis whitened by Kronecker factors of the Fisher information.
 
-For every weight matrix W (fan_in x fan_out) with gradient G, and with factors P of
-fan_out and Q of fan_in that start at I, one step is
+For every weight matrix W (fan_in x fan_out) with gradient G, with factors P of
+fan_out and Q of fan_in, both I at first, one step is
 
     factors         P <- gamma P + (1 - gamma) L,  Q <- gamma Q + (1 - gamma) R
     whiten          G~ <- Q^(-1/2) G P^(-1/2)
@@ -17,9 +17,9 @@ the other side, damped by mu, each factor scaled to a mean eigenvalue of 1. With
     FISMO           normalize_stats=False, trust_region=UNSCALED
 
 As published, L has the size of G^2 while P keeps its trace, so the step depends on the
-size of the gradient. After 20 random gradients of 32 x 128 with mu = 0.01, entries of
-0.01 leave every condition number at 1.00, which is Muon; entries of 1 make it 3; and
-entries of 100 make it 1e7, and the update 470 times Muon's. By default L and R are
+size of the gradient. After 20 random gradients of 32 x 128 with mu = 0.01, entries
+of 0.01 leave every condition number at 1.00, which is Muon; entries of 1 give 3; and
+entries of 100 give 1e7, and an update of 470 times Muon's. By default L and R are
 scaled to the traces of P and Q, and the size of the gradient does not matter.
 
 No source names beta, gamma or mu; the defaults are ours. A small mu turns the spectrum
@@ -48,10 +48,11 @@ from optax_ortho.checks import refuse_array
 from optax_ortho.dtypes import keep_dtypes
 from optax_ortho.frames import in_frame
 from optax_ortho.guard import guard, stacked_axes
+from optax_ortho.layouts import local
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import ema
 from optax_ortho.orthogonalizers import orthogonalize
-from optax_ortho.recipes import Common, all_on_owners, recipe_of
+from optax_ortho.recipes import Common, recipe_of
 from optax_ortho.trust_region import ShapeFactor, normalized
 from optax_ortho.trust_region.shape import as_stage
 
@@ -119,8 +120,9 @@ def scale_by_fismo(
       (4, 6)
     """
     refuse_array("mu_dtype", mu_dtype)
-    # Another momentum may couple matrices, and stays where it sees all of them.
-    on_owners = momentum is None
+    # Another momentum may couple matrices, so it stays where it sees all of them.
+    layout = local() if layout is None else layout
+    stored_with_owners = momentum is None
     momentum = ema(beta, mu_dtype) if momentum is None else momentum
     if trust_region is None:
         trust_region = normalized("matrix", target_rms=0.2, axes=axes)
@@ -142,8 +144,8 @@ def scale_by_fismo(
 
     direction = ortho_chain(
         # Stages 1 and 2 are both in the basis.
-        orthogonalize=all_on_owners(in_basis, axes, layout)
-        if on_owners
+        orthogonalize=layout.resident(in_basis, axes)
+        if stored_with_owners
         else in_basis(axes, layout),
         normalize=normalize,
         trust_region=as_stage(trust_region, axes),

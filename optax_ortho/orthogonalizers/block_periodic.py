@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from optax_ortho import layouts
 from optax_ortho.checks import check_number
-from optax_ortho.layouts.parts import map_parts
+from optax_ortho.layouts import Layout
 from optax_ortho.matrices import AxesOf, Orthogonalizer
 from optax_ortho.orthogonalizers.auto import Auto
 
@@ -66,14 +65,15 @@ class BlockPeriodic:
         check_number("every", self.every, at_least=1)
         check_number("part_scale", self.part_scale)
 
-    def stage(self, axes: AxesOf, layout: Any) -> optax.GradientTransformationExtraArgs:
+    def stage(
+        self, axes: AxesOf, layout: Layout
+    ) -> optax.GradientTransformationExtraArgs:
         """The stage of a chain, which counts its steps.
 
         Raises:
           TypeError: a layout without parts.
         """
-        local = isinstance(layout, layouts.Local)
-        if not (local or isinstance(layout, layouts.Sharded) and layout.params):
+        if not layout.has_shards:
             raise TypeError(
                 "BlockPeriodic orthogonalizes the shard of a matrix on each device, "
                 "known to layouts.sharded(params) and layouts.local(); got "
@@ -101,7 +101,7 @@ class BlockPeriodic:
             updates = lax.cond(
                 state.count % self.every == 0,
                 lambda tree: layout.map(method, axes, tree),
-                lambda tree: map_parts(layout, on_part, axes, tree),
+                lambda tree: layout.map_shards(on_part, axes, tree),
                 updates,
             )
             return updates, BlockPeriodicState((state.count + 1) % self.every)

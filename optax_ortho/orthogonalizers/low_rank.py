@@ -27,7 +27,6 @@ import optax
 
 from optax_ortho import layouts
 from optax_ortho.checks import check_number, refuse_array
-from optax_ortho.layouts.lifting import at_leaves, of_trees
 from optax_ortho.matrices import AxesOf, last_two
 from optax_ortho.orthogonalizers.method import Method
 from optax_ortho.orthogonalizers.prescale import is_tall, to_unit
@@ -46,9 +45,6 @@ class PowerState(NamedTuple):
 
     mu: Any
     basis: Any
-
-
-STRUCTURE = jax.tree.structure(PowerState(0, 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +160,7 @@ def low_rank(
 
     def init(params):
         record_matrices(params, axes, power, layout)
-        return of_trees(layout.init(of_matrix, axes, params), STRUCTURE)
+        return layout.init(of_matrix, axes, params)
 
     def step(g, state):
         old, v = state
@@ -188,8 +184,6 @@ def low_rank(
 
     def update(updates, state, params=None, **extra):
         del params, extra
-        states = at_leaves(state, STRUCTURE)
-        directions, states = layout.map(step, axes, updates, state=states)
-        return directions, of_trees(states, STRUCTURE)
+        return layout.map(step, axes, updates, state=state)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -6,8 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from optax_ortho.layouts.cost import RoundCost
-from optax_ortho.planning import Plan
+from optax_ortho.planning import Plan, RoundCost
 from optax_ortho.plots.style import COLORS, HIGHLIGHT, ink, panels, title
 
 HATCHES = ("", "///", "...", "xxx")

@@ -8,8 +8,6 @@ from optax_ortho.recipes.derive import picklable as picklable
 from optax_ortho.recipes.derive import recipe_of as recipe_of
 from optax_ortho.recipes.groups import Group as Group
 from optax_ortho.recipes.groups import matrices_else_fallback as matrices_else_fallback
-from optax_ortho.recipes.owned import AllOnOwners as AllOnOwners
-from optax_ortho.recipes.owned import all_on_owners as all_on_owners
 from optax_ortho.recipes.steps import RecipeState as RecipeState
 from optax_ortho.recipes.steps import decoupled_decay as decoupled_decay
 from optax_ortho.recipes.steps import no_decay as no_decay
@@ -18,11 +16,9 @@ from optax_ortho.recipes.whole_tree import two_axes_or_more as two_axes_or_more
 from optax_ortho.recipes.whole_tree import whole_tree as whole_tree
 
 __all__ = [
-    "AllOnOwners",
     "Common",
     "Group",
     "RecipeState",
-    "all_on_owners",
     "decay_of",
     "decoupled_decay",
     "matrices_else_fallback",

@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_ortho import layouts
 from optax_ortho.dtypes import bounded, widen_float16
 from optax_ortho.guard import guard
 from optax_ortho.labels import Label, Labeller, resolve
 from optax_ortho.labels.roles import matrix_axes
+from optax_ortho.layouts import Layout, local
+from optax_ortho.layouts.layout import Make
 from optax_ortho.matrices import MatrixAxes, path_of
 from optax_ortho.measures import measured, measured_spectrum
 from optax_ortho.recipes.arguments import Common, complete
-from optax_ortho.recipes.owned import Direction, across, on_owners, on_parts, whole
 from optax_ortho.recipes.steps import decoupled_decay, with_rate_and_decay
 from optax_ortho.recording import record
 
@@ -47,7 +47,7 @@ class Group(NamedTuple):
     shares_rate: bool
     leaves: tuple[tuple[str, Any, Label], ...]
     state: optax.OptState
-    layout: Any = None
+    layout: Layout | None = None
 
 
 class Treatment(NamedTuple):
@@ -58,12 +58,12 @@ class Treatment(NamedTuple):
     learning_rate: Any = None
     weight_decay: Any = None
     shares_rate: bool = False
-    layout: Any = None
+    layout: Layout | None = None
 
 
 def matrices_else_fallback(
     name: str,
-    direction: Direction,
+    direction: Make,
     learning_rate: Any,
     decay: Callable[[Any, Any], optax.GradientTransformation] = decoupled_decay,
     **common: Unpack[Common],
@@ -88,7 +88,7 @@ def matrices_else_fallback(
     """
     given = complete(learning_rate, common)
     labels = Remembered(resolve(given["labels"]))
-    layout = layouts.local() if given["layout"] is None else given["layout"]
+    layout = local() if given["layout"] is None else given["layout"]
     matrix = _diagnosed(direction, labels, layout, given["diagnostics"])
     decayed = decay(given["weight_decay"], given["weight_decay_mask"])
     steps = with_rate_and_decay(matrix, learning_rate, decayed)
@@ -99,14 +99,14 @@ def matrices_else_fallback(
     }
 
     def label_of(path, leaf):
-        return labels.label(path, whole(layout, path, leaf))
+        return labels.label(path, layout.whole(path, leaf))
 
     def batch_axes(path, leaf):
         axes = label_of(path, leaf).axes
         return () if axes is None else axes.batch(leaf.ndim)
 
     split = _by_role(treatments, label_of)
-    safe = guard(split, given["nonfinite"], batch_axes, across(layout))
+    safe = guard(split, given["nonfinite"], batch_axes, layout.across())
 
     def placed(params):
         # The guard's counter too: all of a restored checkpoint is on one mesh.
@@ -135,21 +135,18 @@ class Remembered:
 
 
 def _diagnosed(
-    direction: Direction,
+    direction: Make,
     labels: Remembered,
-    layout: Any,
+    layout: Layout,
     diagnostics: bool | str,
 ) -> optax.GradientTransformation:
     """The direction of the matrices in a layout, with its metrics."""
-    if not isinstance(layout, layouts.Owned):
-        matrix = direction(labels.axes, layout)
-    elif diagnostics:
+    if diagnostics and not layout.sees_all:
         raise ValueError(
             "diagnostics need all matrices, and with layouts.owned a device has "
             "some of them only: leave them out, or use layouts.sharded."
         )
-    else:
-        matrix = on_owners(direction, labels.axes, layout)
+    matrix = layout.direction(direction, labels.axes)
     if diagnostics:
         matrix = measured(matrix)
     if diagnostics == "spectrum":
@@ -158,7 +155,7 @@ def _diagnosed(
 
 
 def _fallbacks(
-    learning_rate: Any, given: Mapping[str, Any], layout: Any
+    learning_rate: Any, given: Mapping[str, Any], layout: Layout
 ) -> dict[str, Treatment]:
     """The treatment of leaves that are no matrices: `OTHER`, and roles of their own."""
     fallback, rate = given["fallback"], given["adamw_learning_rate"]
@@ -172,12 +169,12 @@ def _fallbacks(
             decoupled_decay(decay, given["weight_decay_mask"]),
             optax.scale_by_learning_rate(rate),
         )
-        rest = Treatment(on_parts(adamw, layout), "adamw", rate, decay, shares_rate)
+        rest = Treatment(layout.fallback(adamw), "adamw", rate, decay, shares_rate)
     else:
-        rest = Treatment(on_parts(fallback, layout), "fallback")
+        rest = Treatment(layout.fallback(fallback), "fallback")
     by_role = fallback if isinstance(fallback, Mapping) else {}
     return {OTHER: rest} | {
-        role: Treatment(on_parts(tx, layout), f"fallback[{role!r}]")
+        role: Treatment(layout.fallback(tx), f"fallback[{role!r}]")
         for role, tx in by_role.items()
     }
 

@@ -14,6 +14,7 @@ import optax_ortho
 from optax_ortho import MatrixAxes, Split, orthogonalize
 from optax_ortho.layouts import Local, local
 from optax_ortho.matrices import fold, last_two, unfold
+from optax_ortho.states import FusedState
 from optax_ortho.testing import assert_close, assert_same_types, random_like
 from optax_ortho.trust_region import SPECTRAL
 from tests.rows import ONE_STEP, new_params
@@ -146,10 +147,11 @@ def test_every_matrix_keeps_its_own_state(layout, tree):
     assert_close(scaled, expected, 1e-5, "twice the sum")  # Sums of 24 that cancel.
     for name in ("stack", "deep"):
         gram = 2 * tree[name] @ tree[name].mT
-        assert_close(state[name]["gram"], gram, ROUNDING, name)
+        assert_close(state["gram"][name], gram, ROUNDING, name)
     blocks = fold(tree["stacked_qkv"], AXES["stacked_qkv"].resolve((2, 4, 12)))
-    for block, one in zip(blocks, state["stacked_qkv"], strict=True):
-        assert_close(one["gram"], 2 * block @ block.mT, ROUNDING, "a fused block")
+    grams = state["gram"]["stacked_qkv"].blocks
+    for block, gram in zip(blocks, grams, strict=True):
+        assert_close(gram, 2 * block @ block.mT, ROUNDING, "a fused block")
 
 
 def test_state_has_the_batch_axes_of_its_leaf(tree):
@@ -157,7 +159,7 @@ def test_state_has_the_batch_axes_of_its_leaf(tree):
     shapes = jax.tree.map(jnp.shape, state, is_leaf=lambda x: isinstance(x, jax.Array))
     assert shapes["deep"] == (2, 2, 4)
     assert shapes["stack_last"] == (3, 4)
-    assert shapes["stacked_qkv"] == ((2, 4), (2, 4), (2, 4))
+    assert shapes["stacked_qkv"] == FusedState(((2, 4), (2, 4), (2, 4)))
 
 
 def test_mixed_dtypes_stay_apart():

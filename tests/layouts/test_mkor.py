@@ -137,9 +137,9 @@ def test_factors_stay_with_their_owner():
     state = mkor(sharded(params)).init(params)
     ((_, inverse),) = optax.tree.get_all_with_path(state, "input_inverse")
     # Of kernels with a bias the factor has a row more.
-    assert inverse["8x16_bias"].shape[1:] == (9, 9)
-    assert inverse["8x16"].shape[1:] == (8, 8)
-    for x in inverse.values():
+    assert inverse.by_shape["8x16_bias"].shape[1:] == (9, 9)
+    assert inverse.by_shape["8x16"].shape[1:] == (8, 8)
+    for x in inverse.by_shape.values():
         assert x.sharding.spec == P(("d",)) and len(x) % 8 == 0
 
 

@@ -12,10 +12,9 @@ from jax.sharding import AxisType
 import optax_ortho
 from optax_ortho import MatrixAxes
 from optax_ortho.checkpoints import move_state
+from optax_ortho.checkpoints.entries import from_entries
 from optax_ortho.layouts import owned, sharded
-from optax_ortho.layouts.entries import from_entries, is_of_entries
-from optax_ortho.layouts.places import Place, Placement
-from optax_ortho.layouts.plan import Leaf
+from optax_ortho.layouts.geometry import Leaf
 from tests.layouts import test_owned
 from tests.layouts.test_sharded import (
     RECIPES,
@@ -142,17 +141,7 @@ def test_states_that_could_lie_in_two_ways_are_refused():
         axes = MatrixAxes((0,), (2,)).resolve(shape)
         leaf = Leaf("scanned", shape, axes, ((),) * 3, ("float32",))
         with pytest.raises(ValueError, match="either entries, rows or columns"):
-            from_entries({"scanned": jnp.ones(state)}, [leaf])
-
-
-def test_a_state_that_may_belong_to_a_side_is_refused():
-    """Square matrices that lie as (out, in): a momentum, or a factor of one side?"""
-    axes = MatrixAxes((1,), (0,)).resolve((4, 4))
-    leaf = Leaf("kernel", (4, 4), axes, ((),) * 2, ("float32",))
-    there = Placement((leaf,), {"4x4": [Place(0, 0, 0)]})
-    tree, stacks = {"kernel": jnp.ones((4, 4))}, {"4x4": jnp.ones((1, 4, 4))}
-    with pytest.raises(ValueError, match="'kernel'.* of entries or of one side"):
-        is_of_entries(tree, stacks, there)
+            from_entries([jnp.ones(state)], [leaf])
 
 
 def test_states_of_two_optimizers_are_refused():
@@ -163,3 +152,35 @@ def test_states_of_two_optimizers_are_refused():
     )
     with pytest.raises(ValueError, match="not of one optimizer"):
         move_state(one, other, params, one.init(params))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["aro", "dion", "fismo"])
+def test_from_and_to_meshes_with_explicit_axes(recipe):
+    """Restored on a mesh, and not on the host; `jax.make_mesh` makes such meshes."""
+    there, host = laid_out("grid", AxisType.Explicit)
+    line, _ = laid_out("fsdp", AxisType.Explicit)
+    names = [k for k in LEAVES if k in line and line[k].shape == host[k].shape]
+    there, line, host = ({k: tree[k] for k in names} for tree in (there, line, host))
+    make = functools.partial(
+        getattr(optax_ortho, recipe), 0.1, labels={k: axes(k, None) for k in names}
+    )
+    gradient = jax.tree.map(lambda x: x + 0.1, host)
+    alone = make()
+    _, first = jax.jit(alone.update)(gradient, alone.init(host), host)
+    expected, _ = jax.jit(alone.update)(gradient, first, host)
+
+    def moved(before, params, state, new_params):
+        """The state of the next optimizer, on a mesh if its parameters are."""
+        layout = None if new_params is host else sharded(new_params, jnp.float32)
+        tx = make(layout=layout)
+        state = move_state(before, tx, params, state, new_params)
+        return tx, jax.device_get(state) if layout is None else layout.place(state)
+
+    tx, params, state = alone, host, first
+    for new_params in (there, line, host):
+        tx, state = moved(tx, params, state, new_params)
+        params = new_params
+        updates, _ = jax.jit(tx.update)(lies_as(gradient, params), state, params)
+        for name, want in expected.items():
+            np.testing.assert_allclose(updates[name], want, 0, ROUNDING, err_msg=name)

@@ -89,7 +89,7 @@ def on_owners(tx, layout, mesh, params, parts, steps=2, state=None):
             over,
             *(
                 tuple(a for a in axes if a not in over)
-                for axes in layout.shards.spec(k)
+                for axes in layout.shards.params.spec(k)
             ),
         )
         for k in params

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 
 from optax_ortho import MatrixAxes, Split
-from optax_ortho.layouts.dealing import rounds
-from optax_ortho.layouts.plan import (
+from optax_ortho.layouts.assignment import rounds
+from optax_ortho.layouts.geometry import (
     Leaf,
     Route,
     kind_of,
     local_batch,
+    mesh_size,
     order_of,
-    pool_size,
     route_of,
 )
 
@@ -81,7 +81,7 @@ def test_routes():
     assert route_of(leaf("a", (8, 8), None, "t"), GRID) == Route((), ("t",), ("f",))
     assert route_of(leaf("a", (8, 8), "f"), {"f": 1}) == Route((), (), ())
     assert local_batch(stack, GRID) == 6
-    assert pool_size(Route(("t",), ("f",), ()), GRID) == 4
+    assert mesh_size(Route(("t",), ("f",), ()).pool, GRID) == 4
 
 
 def test_the_side_along_the_first_mesh_axis_leads():
@@ -138,7 +138,7 @@ def test_every_matrix_has_exactly_one_owner(data):
     }
     assert set(found) == batches
     for one in plan:
-        assert len(one.owners) == pool_size(one.route, GRID)
+        assert len(one.owners) == mesh_size(one.route.pool, GRID)
         largest = max(
             math.prod(unit.kind.dims) for share in one.owners for unit in share
         )

@@ -288,5 +288,5 @@ def test_parameters_without_a_mesh_are_refused():
         str(i): jax.device_put(jnp.ones((8, 8)), NamedSharding(mesh, P("d")))
         for i, mesh in enumerate((one, two))
     }
-    with pytest.raises(ValueError, match="one mesh; the parameters lie on 2"):
+    with pytest.raises(ValueError, match="one mesh, but the parameters have 2"):
         sharded(there)

@@ -15,9 +15,8 @@ import optax_ortho
 from benchmarks.aot.cost import cost
 from optax_ortho import MatrixAxes, Split
 from optax_ortho.layouts import local, sharded
-from optax_ortho.layouts.dealing import rounds
-from optax_ortho.layouts.plan import Leaf, kind_of, route_of
-from optax_ortho.layouts.shared import shared_along
+from optax_ortho.layouts.assignment import rounds
+from optax_ortho.layouts.geometry import Leaf, kind_of, route_of, shared_along
 from optax_ortho.orthogonalizers import Auto, GramNewtonSchulz, NewtonSchulz, aol
 
 # Products of order-one numbers, summed in another order.
@@ -285,5 +284,5 @@ def test_the_plan_says_what_is_shared_and_what_it_costs():
 
 def test_an_unknown_axis_is_refused():
     tree, _ = laid_out(names=("square",))
-    with pytest.raises(ValueError, match=r"no mesh axis: \['tp'\]; .* 'tb'"):
+    with pytest.raises(ValueError, match=r"shared has \['tp'\], but .* 'tb'"):
         sharded(tree, shared="tp")

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 import optax_ortho
 from benchmarks.aot.cost import cost
 from optax_ortho import MatrixAxes
-from optax_ortho.layouts import local, sharded, slices
+from optax_ortho.layouts import local, sharded, specs
 
 SHAPES = {f"layer_{i}": (8, 16) for i in range(5)} | {"stack": (8, 8, 12)}
 
@@ -98,17 +98,17 @@ def test_slices_are_found_by_their_devices(monkeypatch):
     of = np.array([[0, 0], [1, 1]])
     devices = np.vectorize(lambda i: types.SimpleNamespace(slice_index=i))(of)
     mesh = types.SimpleNamespace(devices=devices, axis_names=("slice", "fsdp"))
-    monkeypatch.setattr(slices, "Mesh", types.SimpleNamespace)
-    assert slices.dcn_axes(mesh, {}, None) == ("slice",)
-    over_both = {"kernel": slices.Placed((4, 4), "float32", P(("slice", "fsdp")))}
-    assert slices.dcn_axes(mesh, over_both, None) == ()
+    monkeypatch.setattr(specs, "Mesh", types.SimpleNamespace)
+    assert specs.slice_axes(specs.Params(mesh, {}), None) == ("slice",)
+    over_both = {"kernel": specs.Param((4, 4), "float32", P(("slice", "fsdp")))}
+    assert specs.slice_axes(specs.Params(mesh, over_both), None) == ()
     mesh.devices = np.vectorize(lambda i: types.SimpleNamespace())(of)
-    assert slices.dcn_axes(mesh, {}, None) == ()
+    assert specs.slice_axes(specs.Params(mesh, {}), None) == ()
 
 
 def test_what_has_to_travel_is_said():
     tree = laid_out(two_slices())
-    with pytest.raises(ValueError, match="dcn names no mesh axis"):
+    with pytest.raises(ValueError, match=r"dcn has \['pods'\]"):
         sharded(tree, dcn="pods")
-    with pytest.raises(ValueError, match=r"Leaf 'layer_0' is cut along 'fsdp'"):
+    with pytest.raises(ValueError, match=r"Leaf 'layer_0' is sharded over 'fsdp'"):
         sharded(tree, dcn="fsdp")

@@ -118,7 +118,7 @@ def test_what_has_no_parts_is_refused():
     fused = {"both": MatrixAxes(split=Split(1, (8, 16)))}
     tx = orthogonalize(BlockPeriodic(), lambda path, _: fused[path], sharded(tree))
     one = {"both": tree["both"]}
-    with pytest.raises(ValueError, match="'both' is fused along axis 1 and cut"):
+    with pytest.raises(ValueError, match="'both' is fused along axis 1 and sharded"):
         jax.jit(tx.update)(one, tx.init(one))
     with pytest.raises(TypeError, match="layouts.sharded"):
         optax_ortho.muon(

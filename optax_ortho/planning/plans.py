@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_ortho.layouts import Owned, Sharded
-from optax_ortho.layouts.cost import Cost, cost
-from optax_ortho.layouts.plan import Axes, Leaf
+from optax_ortho.layouts import Sharded
+from optax_ortho.layouts.geometry import Axes, Leaf, shared_along
 from optax_ortho.layouts.sharded import AT_ONCE
-from optax_ortho.layouts.shared import shared_along
 from optax_ortho.matrices import Orthogonalizer, SharedOrthogonalizer
 from optax_ortho.orthogonalizers.method import flops_of
 from optax_ortho.orthogonalizers.transform import Orthogonalized
+from optax_ortho.planning.cost import Cost, cost
 from optax_ortho.recording import recording
 from optax_ortho.tables import aligned
 
@@ -83,20 +82,19 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
     matrices = [
         event
         for event in events
-        if isinstance(event, Orthogonalized)
-        and isinstance(event.layout, Sharded | Owned)
+        if isinstance(event, Orthogonalized) and event.layout.shards is not None
     ]
     if not matrices:
         raise ValueError(
             "plan needs an optimizer whose matrices have layout=layouts.sharded("
-            "params) or layouts.owned(params, over), and found none: in the local "
+            "params) or layouts.owned(params, over), and got none: in the local "
             "layout every device does all work."
         )
-    layout, stays = matrices[0].layout, False
-    if isinstance(layout, Owned):
-        layout, stays = layout.shards, True
+    layout, stays = matrices[0].layout.shards, matrices[0].layout.averages
     method = matrices[0].orthogonalizer
-    leaves = [layout.leaf(event.path, event.axes, event.dtype) for event in matrices]
+    leaves = [
+        layout.params.leaf(event.path, event.axes, event.dtype) for event in matrices
+    ]
     shared_cost = (
         functools.partial(method.shared_cost, wire_dtype=layout.wire_dtype)
         if isinstance(method, SharedOrthogonalizer) and not stays
@@ -110,7 +108,7 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
     def of(leaves):
         return cost(
             leaves,
-            layout.reach,
+            layout.owner_mesh,
             flops,
             # Momenta in owner stacks are not transposed to their short side.
             isinstance(method, Orthogonalizer) and not stays,
@@ -125,9 +123,9 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
     if shared_cost is not None:
         shared = {
             f"as they are, shared along {axis}": of(
-                [shared_along(leaf, (axis,), layout.reach) for leaf in leaves]
+                [shared_along(leaf, (axis,), layout.owner_mesh) for leaf in leaves]
             )
-            for axis in layout.reach
+            for axis in layout.owner_mesh
         }
         better = {n: c for n, c in shared.items() if c.flops < as_they_are.flops}
         whole = {"as they are, not shared": of(leaves)} if layout.shared else {}
@@ -137,7 +135,7 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
 
 def _otherwise(leaves: Sequence[Leaf], layout: Sharded) -> list[tuple[str, list[Leaf]]]:
     """The same leaves with other shardings, by name."""
-    mesh = layout.reach
+    mesh = layout.owner_mesh
     every = tuple(mesh)
     size = math.prod(mesh.values())
 

@@ -1,4 +1,4 @@
-"""What a plan costs on each device: bytes sent, work, and the memory of a round."""
+"""The cost of a plan on each device: bytes sent, work, and the memory of a round."""
 
 import dataclasses
 import math
@@ -6,9 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from optax_ortho.layouts.dealing import rounds
-from optax_ortho.layouts.pieces import block_shapes, blocks_of
-from optax_ortho.layouts.plan import Axes, Kind, Leaf, MeshShape, Round, Unit
+from optax_ortho.layouts.assignment import rounds
+from optax_ortho.layouts.geometry import (
+    Kind,
+    Leaf,
+    MeshShape,
+    Round,
+    Unit,
+    block_shapes,
+    column_blocks,
+    mesh_size,
+)
 from optax_ortho.tables import aligned
 
 FlopsOf = Callable[[int, int], float]
@@ -60,7 +68,7 @@ class RoundCost(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What the matrices of an optimizer cost a step, on each device.
+    """The cost of the matrices of an optimizer a step, on each device.
 
     Attributes:
       rounds: the cost of each round, in their order.
@@ -70,8 +78,8 @@ class Cost:
       flops: the work of the busiest owner of every round.
       ideal_flops: all work over all devices.
       round_bytes: the largest exchange buffer.
-      gradients: whether gradients travel too. Those that are averaged on the owner send
-        what they would without an optimizer, and do not count.
+      gradients: whether gradients are counted. Where owners average them, they send the
+        same bytes as without an optimizer, and are not.
     """
 
     rounds: tuple[RoundCost, ...]
@@ -87,13 +95,13 @@ class Cost:
             ("matrices", "along", "times", "wire MB", "GFLOP"),
             [
                 (
-                    ", ".join(f"{n} of {shape}" for n, shape in one.matrices),
-                    _places(one),
-                    one.repeats,
-                    f"{one.wire_bytes / 1e6:.2f}",
-                    f"{one.flops / 1e9:.2f}",
+                    ", ".join(f"{n} of {shape}" for n, shape in round_.matrices),
+                    _places(round_),
+                    round_.repeats,
+                    f"{round_.wire_bytes / 1e6:.2f}",
+                    f"{round_.flops / 1e9:.2f}",
                 )
-                for one in self.rounds
+                for round_ in self.rounds
             ],
             right=(2, 3, 4),
         )
@@ -125,7 +133,7 @@ def cost(
       mesh: the size of each mesh axis.
       flops: of a whole matrix.
       equivariant: whether a matrix may be replaced by its transpose.
-      at_once: as in `dealing.rounds`.
+      at_once: as in `assignment.rounds`.
       wire: the bytes of an element on its way.
       shared: of a shared matrix, where there is any.
       gradients: as in `Cost`.
@@ -137,24 +145,28 @@ def cost(
     paths = [leaf.path for leaf in leaves]
     ways = 1 + gradients
     costs = [
-        _cost_of_round(one, paths, mesh, flops, wire, ways, shared) for one in plan
+        _cost_of_round(round_, paths, mesh, flops, wire, ways, shared)
+        for round_ in plan
     ]
     floor, ideal = 0.0, 0.0
-    for one in plan:
-        owners = len(one.owners)
-        units = [unit for share in one.owners for unit in share]
+    for round_ in plan:
+        owners = len(round_.owners)
+        units = [unit for share in round_.owners for unit in share]
         elements = sum(math.prod(unit.kind.dims) for unit in units) / owners
-        floor += one.repeats * _sent(one, elements, mesh, ways) * wire
+        floor += round_.repeats * _sent(round_, elements, mesh, ways) * wire
         work = sum(_flops(unit, mesh, flops) for unit in units)
-        ideal += one.repeats * work / (owners * _size(one.route.shared, mesh))
+        ideal += round_.repeats * work / (owners * mesh_size(round_.route.shared, mesh))
     return Cost(
         tuple(costs),
-        sum(one.wire_bytes for one in costs),
+        sum(round_.wire_bytes for round_ in costs),
         floor,
-        sum(one.flops for one in costs),
+        sum(round_.flops for round_ in costs),
         ideal,
         max(
-            (_size(one.route.matrix, mesh) * one.elements * wire for one in plan),
+            (
+                mesh_size(round_.route.matrix, mesh) * round_.elements * wire
+                for round_ in plan
+            ),
             default=0,
         ),
         gradients,
@@ -162,7 +174,7 @@ def cost(
 
 
 def _cost_of_round(
-    one: Round,
+    round_: Round,
     paths: Sequence[str],
     mesh: MeshShape,
     flops: FlopsOf,
@@ -170,56 +182,56 @@ def _cost_of_round(
     ways: int,
     shared: SharedCost | None,
 ) -> RoundCost:
-    units = [unit for share in one.owners for unit in share]
+    units = [unit for share in round_.owners for unit in share]
     shapes = Counter(_name(unit.kind, mesh) for unit in units)
-    along = one.route.shared
-    sent = _sent(one, one.elements, mesh, ways) * wire
+    along = round_.route.shared
+    sent = _sent(round_, round_.elements, mesh, ways) * wire
     together = 0.0
     if along:
         assert shared is not None
-        blocks = blocks_of(units[0].kind, (), mesh)
-        rows, columns = one.slot
-        m = rows * _size(one.route.matrix + along, mesh) // blocks
-        together, more = shared(m, columns * blocks, _size(along, mesh))
+        blocks = column_blocks(units[0].kind, (), mesh)
+        rows, columns = round_.slot
+        m = rows * mesh_size(round_.route.matrix + along, mesh) // blocks
+        together, more = shared(m, columns * blocks, mesh_size(along, mesh))
         sent += more
 
     def owned(unit: Unit) -> OwnedMatrix:
         work = together or _flops(unit, mesh, flops)
         return OwnedMatrix(paths[unit.leaf], unit.index, _name(unit.kind, mesh), work)
 
-    owners = tuple(tuple(map(owned, share)) for share in one.owners)
+    owners = tuple(tuple(map(owned, share)) for share in round_.owners)
     busiest = max(sum(x.flops for x in share) for share in owners)
     return RoundCost(
-        tuple((n * one.repeats, shape) for shape, n in shapes.most_common()),
-        one.route.replica + one.route.matrix,
+        tuple((n * round_.repeats, shape) for shape, n in shapes.most_common()),
+        round_.route.replica + round_.route.matrix,
         along,
-        one.repeats,
-        one.repeats * sent,
-        one.repeats * busiest,
+        round_.repeats,
+        round_.repeats * sent,
+        round_.repeats * busiest,
         owners,
     )
 
 
-def _sent(one: Round, elements: float, mesh: MeshShape, ways: int) -> float:
-    """Elements a device sends where each owner gets so many from each device."""
-    pieces, replicas = (_size(x, mesh) for x in (one.route.matrix, one.route.replica))
+def _sent(round_: Round, elements: float, mesh: MeshShape, ways: int) -> float:
+    """The number of elements a device sends, each owner receiving `elements` of it."""
+    pieces, replicas = (
+        mesh_size(x, mesh) for x in (round_.route.matrix, round_.route.replica)
+    )
     exchanged = ways * (pieces - 1) * elements
     gathered = (replicas - 1) * pieces * elements
     return exchanged + gathered
-
-
-def _size(axes: Axes, mesh: MeshShape) -> int:
-    return math.prod(mesh[axis] for axis in axes)
 
 
 def _flops(unit: Unit, mesh: MeshShape, flops: FlopsOf) -> float:
     return sum(flops(m, n) for m, n in block_shapes(unit.kind, mesh))
 
 
-def _places(one: RoundCost) -> str:
+def _places(round_: RoundCost) -> str:
     """Along which mesh axes the owners are, and along which each is several devices."""
-    places = " x ".join(one.along) or "-"
-    return f"{places}, shared by {' x '.join(one.shared)}" if one.shared else places
+    places = " x ".join(round_.along) or "-"
+    return (
+        f"{places}, shared by {' x '.join(round_.shared)}" if round_.shared else places
+    )
 
 
 def _name(kind: Kind, mesh: MeshShape) -> str:

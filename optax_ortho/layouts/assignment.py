@@ -6,10 +6,15 @@ run one program, so a matrix is padded with zeros to the largest of its round.
 """
 
 import heapq
+import itertools
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from optax_ortho.layouts.plan import (
+import numpy as np
+
+from optax_ortho.layouts.geometry import (
     Axes,
     Kind,
     Leaf,
@@ -19,8 +24,10 @@ from optax_ortho.layouts.plan import (
     Unit,
     kind_of,
     local_batch,
-    pool_size,
+    local_shape,
+    mesh_size,
     route_of,
+    stack_names,
 )
 
 Shares = tuple[tuple[Unit, ...], ...]
@@ -52,12 +59,68 @@ def rounds(
         pools.setdefault(route_of(leaf, mesh), []).extend(units)
     found = []
     for route, units in pools.items():
-        owners = pool_size(route, mesh)
+        owners = mesh_size(route.pool, mesh)
         if route.shared:
             found += _of_shared(route, units, owners)
         else:
             found += _of_whole(route, units, owners, at_once)
     return tuple(sorted(found, key=lambda r: -r.elements))
+
+
+def slots_of(round_: Round, mesh: MeshShape) -> Counter[str]:
+    """The number of slots that a round needs in each stack, on every device."""
+    most: Counter[str] = Counter()
+    for units in round_.owners:
+        names = [name for unit in units for name in stack_names(unit.kind, mesh)]
+        most |= Counter(names)
+    return Counter({name: n * round_.repeats for name, n in most.items()})
+
+
+class StoredMatrix(NamedTuple):
+    """A matrix by the number of its leaf, its index in the batch, and its block."""
+
+    leaf: int
+    index: int
+    block: int
+
+
+class Occupancy(NamedTuple):
+    """The matrix in each slot.
+
+    Attributes:
+      leaves: the parameters.
+      by_device: for each stack, for each device (in the order of the mesh, major axis
+        first) and slot, the matrix there, or None.
+    """
+
+    leaves: tuple[Leaf, ...]
+    by_device: dict[str, list[list[StoredMatrix | None]]]
+
+    def rows(self, name: str) -> list[StoredMatrix | None]:
+        """The matrix in each row of a stack of all owners."""
+        return list(itertools.chain(*self.by_device[name]))
+
+
+def occupancy(
+    plan: Sequence[Round], leaves: Sequence[Leaf], mesh: MeshShape
+) -> Occupancy:
+    """The matrix in each slot, by the rounds of a plan.
+
+    Args:
+      plan: the rounds.
+      leaves: the parameters.
+      mesh: the size of each mesh axis.
+    """
+    by_device: dict[str, list[list[StoredMatrix | None]]] = {}
+    for position in itertools.product(*(range(n) for n in mesh.values())):
+        device = dict(zip(mesh, position, strict=True))
+        slots: dict[str, list[StoredMatrix | None]] = {}
+        for round_ in plan:
+            for name, row in _slots_of_device(round_, leaves, mesh, device).items():
+                slots.setdefault(name, []).extend(row)
+        for name, row in slots.items():
+            by_device.setdefault(name, []).append(row)
+    return Occupancy(tuple(leaves), by_device)
 
 
 def _of_shared(route: Route, units: Sequence[Unit], owners: int) -> list[Round]:
@@ -188,3 +251,44 @@ def _units(one: Round) -> list[Unit]:
 
 def _elements(units: Sequence[Unit]) -> int:
     return sum(math.prod(unit.kind.dims) for unit in units)
+
+
+def _slots_of_device(
+    round_: Round, leaves: Sequence[Leaf], mesh: MeshShape, device: Mapping[str, int]
+) -> dict[str, list[StoredMatrix | None]]:
+    """The matrix in each slot of a round on the device at a position of the mesh."""
+    pool = round_.route.pool
+    sizes = [mesh[axis] for axis in pool]
+    owner = np.ravel_multi_index([device[axis] for axis in pool], sizes) if pool else 0
+    room = {name: n // round_.repeats for name, n in slots_of(round_, mesh).items()}
+    slots: dict[str, list[StoredMatrix | None]] = {name: [] for name in room}
+    for turn in range(round_.repeats):
+        used: Counter[str] = Counter()
+        for unit in round_.owners[owner]:
+            leaf = leaves[unit.leaf]
+            local = unit.index + turn * len(round_.units)
+            index = _global_index(leaf, mesh, device, local)
+            names = stack_names(kind_of(leaf, mesh, equivariant=False), mesh)
+            for block, name in enumerate(names):
+                slots[name].append(StoredMatrix(unit.leaf, index, block))
+                used[name] += 1
+        for name, n in room.items():
+            slots[name] += [None] * (n - used[name])
+    return slots
+
+
+def _global_index(
+    leaf: Leaf, mesh: MeshShape, device: Mapping[str, int], local: int
+) -> int:
+    """The index in a leaf's batch of the matrix at an index on one device."""
+    axes = leaf.axes.batch(len(leaf.shape))
+    if not axes:
+        return 0
+    lengths = [local_shape(leaf, mesh)[i] for i in axes]
+    indices = []
+    for i, n, j in zip(axes, lengths, np.unravel_index(local, lengths), strict=True):
+        shard = 0
+        for axis in leaf.spec[i]:
+            shard = shard * mesh[axis] + device[axis]
+        indices.append(shard * n + int(j))
+    return int(np.ravel_multi_index(indices, [leaf.shape[i] for i in axes]))
