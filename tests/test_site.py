@@ -20,12 +20,13 @@ from optax_ortho import (  # noqa: E402
     normalizers,
     orthogonalizers,
     plots,
+    recipes,
     trust_region,
 )
 
 PACKAGES = (
     *(optax_ortho, bases, checkpoints, constraints, kronecker),
-    *(layouts, momentum, normalizers, orthogonalizers, plots, trust_region),
+    *(layouts, momentum, normalizers, orthogonalizers, plots, recipes, trust_region),
 )
 
 
