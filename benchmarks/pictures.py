@@ -13,7 +13,7 @@ from flax import nnx
 
 import optax_ortho
 from examples import text
-from examples.gpt import GPT, loss_fn
+from examples.gpt import GPT, TOKENS, loss_fn
 from optax_ortho import plots
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
@@ -39,7 +39,7 @@ def stages() -> dict[str, jnp.ndarray]:
     )
     tx = optax_ortho.normuon(
         optax.linear_schedule(0.0, 0.02, STEPS),
-        labels=optax_ortho.label(model),
+        labels=optax_ortho.label(model, TOKENS),
         adamw_learning_rate=0.003,
     )
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)

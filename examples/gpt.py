@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+TOKENS = jax.ShapeDtypeStruct((1, 8), jnp.int32)  # An input, for labels.
+
 
 def rotary_attention(
     query_BTHK: jax.Array, key_BTHK: jax.Array, value_BTHK: jax.Array, **arguments: Any

@@ -210,7 +210,8 @@ def new_job(options: Options, mesh: Mesh) -> Job:
     graph, shapes = nnx.split(
         nnx.eval_shape(lambda: new_model(options, mesh, nnx.Rngs(0)))
     )
-    labels = optax_ortho.label(nnx.merge(graph, shapes))
+    tokens = jax.ShapeDtypeStruct((options.batch, options.context), jnp.int32)
+    labels = optax_ortho.label(nnx.merge(graph, shapes), tokens)
     param_shardings = in_shards(shapes, labels, mesh)
     params = jax.tree.map(_placed, shapes, param_shardings)
     shards = optax_ortho.layouts.sharded(params)

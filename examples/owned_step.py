@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import optax_ortho
 from examples import text
-from examples.gpt import GPT, loss_fn
+from examples.gpt import GPT, TOKENS, loss_fn
 
 AXIS, CONTEXT = "fsdp", 64
 
@@ -96,9 +96,8 @@ def main() -> None:
     graph, params = nnx.split(model)
     params = jax.device_put(params, in_shards(params, mesh))
     layout = optax_ortho.layouts.owned(params, AXIS)
-    tx = optax_ortho.muon(
-        options.learning_rate, labels=optax_ortho.label(model), layout=layout
-    )
+    labels = optax_ortho.label(model, TOKENS)
+    tx = optax_ortho.muon(options.learning_rate, labels=labels, layout=layout)
     step = train_step(
         lambda params, batch: loss_fn(nnx.merge(graph, params), batch),
         tx,

@@ -29,7 +29,7 @@ from rich.progress import TimeElapsedColumn as Elapsed
 
 import optax_ortho
 from examples import report, text
-from examples.gpt import GPT, loss_fn
+from examples.gpt import GPT, TOKENS, loss_fn
 from examples.history import History
 
 
@@ -65,7 +65,7 @@ def ours(name: str, train_step: Callable = train_step) -> Recipe:
     """A recipe of the toolkit, at the learning rate that all of them share."""
 
     def make(learning_rate: optax.Schedule, model: GPT):
-        labels = optax_ortho.label(model)
+        labels = optax_ortho.label(model, TOKENS)
         return getattr(optax_ortho, name)(learning_rate, labels=labels)
 
     return Recipe(f"optax_ortho.{name}", 1e-2, make, train_step)
@@ -247,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
     data = text.load(options.data, options.context)
     model = new_model(options, seed=0)
     console.print(f"Roles of the {report.count(model):,} parameters:\n")
-    print(optax_ortho.label(model), "\n")
+    print(optax_ortho.label(model, TOKENS), "\n")
     about = (
         f"Text: {options.data or 'the Python standard library'}, "
         f"{data[0].size / 1e6:.1f} MB to train on, {data[1].size / 1e6:.1f} MB to "

@@ -4,7 +4,7 @@
     python -m examples.train_linen --optimizer aro --steps 1000
 
 The layers are scanned. The only difference from other optimizers is `label`, which
-reads the roles of the parameters from the module and the shape of its input.
+reads the roles of the parameters from the forward pass, for the shape of an input.
 """
 
 import dataclasses

@@ -25,6 +25,7 @@ from examples import text
 from optax_ortho.kronecker import LossRate
 
 CONTEXT, EMBEDDING = 8, 32
+TOKENS = jax.ShapeDtypeStruct((1, CONTEXT), jnp.int32)  # An input, for labels.
 
 
 class Bytes(nnx.Module):
@@ -71,7 +72,7 @@ def train(
     """Validation losses, in nats per byte, at ten times in training."""
     model = Bytes(options.width, rngs=nnx.Rngs(options.seed))
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-    train_step = step_of(optax_ortho.label(model))
+    train_step = step_of(optax_ortho.label(model, TOKENS))
     held_out = jnp.asarray(text.windows(data[1], 2048, CONTEXT, seed=(0,)))
     losses = []
     for step in range(1, options.steps + 1):
@@ -86,7 +87,7 @@ def train(
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     data = text.load(options.data, CONTEXT)
-    labels = optax_ortho.label(Bytes(options.width, rngs=nnx.Rngs(0)))
+    labels = optax_ortho.label(Bytes(options.width, rngs=nnx.Rngs(0)), TOKENS)
     print(labels, "\n")
 
     def schedule(rate):

@@ -31,6 +31,7 @@ STEPS = int(os.environ.get("NOTEBOOK_STEPS", 200))  # Tests take fewer.
 import sysconfig
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -77,13 +78,15 @@ class GPT(nnx.Module):
 # %% [markdown]
 # ## Which leaf is a matrix
 #
-# `label` reads the role of every parameter from the modules. Kernels with three axes,
-# as of attention, become matrices with the right fan-in and fan-out; embeddings, the
-# output head, norms and biases are left to AdamW.
+# `label` traces the forward pass, for the shape of a batch, and reads the role of every
+# parameter from what the program does with it. Kernels with three axes, as of
+# attention, become matrices with the right fan-in and fan-out; embeddings, the output
+# head, norms and biases are left to AdamW. The column `how` names the source of each
+# label.
 
 # %%
 model = GPT(nnx.Rngs(0))
-labels = optax_ortho.label(model)
+labels = optax_ortho.label(model, jax.ShapeDtypeStruct((32, 64), jnp.int32))
 print(labels)
 
 # %% [markdown]

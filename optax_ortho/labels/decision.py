@@ -16,9 +16,10 @@ from optax_ortho.labels.program import UNUSED
 from optax_ortho.labels.refusals import question
 from optax_ortho.labels.roles import MATRIX, UNDECIDED, Label, as_label
 from optax_ortho.labels.table import Labels, Remark
-from optax_ortho.labels.words import routers, said_role, says_head
+from optax_ortho.labels.words import routers, said_role, says_head, words
 from optax_ortho.matrices import MatrixAxes
 
+FROZEN = {"freeze", "frozen"}
 # Roles that differ in name alone: of these, a layer knows its own best. A vector is
 # what it calls anything of one axis that it says nothing about.
 SMALL = frozenset({"bias", "norm", "vector", "scalar"})
@@ -122,6 +123,8 @@ def _by_program(
     if is_projection and names_router and not request.policy.routers:
         label = Label("vector")
         notes.append("a router by its name")
+    if label.role == MATRIX and words(leaf.path.split("/")[-1]) & FROZEN:
+        notes.append("frozen, by its name: override it if it is")
     if label.axes is not None and label.axes.split is None:
         same = _declared_axes(leaf, label.axes)
         axes = same if same is not None else label.axes

@@ -1,4 +1,4 @@
-"""Adaptive-memory Muon: Muon whose momentum decays as the gradients say.
+"""Adaptive-memory Muon: Muon whose momentum adapts its decay to the gradients.
 
 For every weight matrix W (fan_in x fan_out) with gradient G, one step is
 
@@ -9,9 +9,9 @@ For every weight matrix W (fan_in x fan_out) with gradient G, one step is
     trust region    U <- 0.2 sqrt(max(fan_in, fan_out)) O
     step            W <- W - learning_rate (U + weight_decay W)
 
-The paper has this momentum in SGD and in AdamW (`am_sgd`, `am_adamw`); Muon is another
-host for it. Each matrix has a beta of its own, because each is a step of its own: with
-``scope="global"`` the matrix with the largest gradient decides for all.
+The paper has this momentum in SGD and in AdamW (`am_sgd`, `am_adamw`). Each matrix has
+its own beta here, because each is orthogonalized by itself: with ``scope="global"`` the
+matrix with the largest gradient decides for all.
 
 References:
   Topollai and Choromanska, `Adaptive Memory Momentum via a Model-Based Framework for

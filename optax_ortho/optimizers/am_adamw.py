@@ -13,11 +13,11 @@ For every parameter x with gradient g, at step k with learning rate eta_k, one s
     bias            B <- B beta
 
 with w = 1 / (P (1 + lam P)), B = 1 at first, and the first beta b1_max. Sums are over
-one leaf, so each has a beta of its own. Vectors and scalars do not decay. With a
-learning rate of zero the gap is left out. With lam = 0 and beta = b1_max always, it is
+one leaf, so each has a beta of its own. Vectors and scalars do not decay. At a
+learning rate of zero the gap is ignored. With lam = 0 and beta = b1_max always, it is
 AdamW.
 
-Nothing is orthogonalized; `adaptive_memory_muon` is the relative that does. No code of
+Nothing is orthogonalized; `adaptive_memory_muon` does that. No code of
 the authors is public; this is their algorithm 3 as others have implemented it. Since
 lam P has the units of a gradient, the step depends on the gradient's size: it is
 AdamW's while P, near the root mean square of an entry, is far below 1 / lam.

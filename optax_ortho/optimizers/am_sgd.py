@@ -10,9 +10,9 @@ For all parameters x together, with gradient g, one step is
 
 The inner products are over all leaves, so there is one beta. Nothing is orthogonalized:
 it is here because `adaptive_memory_muon` takes its momentum from it. No code of the
-authors is public; this is their algorithm 1 as others have implemented it, which takes
-the loss to have changed by -learning_rate <g, d> with the present rate, and so does not
-look at a schedule.
+authors is public; this is their algorithm 1 as others have implemented it, which
+assumes that the loss has changed by -learning_rate <g, d> with the present rate, and so
+ignores a schedule.
 
 References:
   Topollai and Choromanska, `Adaptive Memory Momentum via a Model-Based Framework for

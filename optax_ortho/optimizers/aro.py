@@ -1,4 +1,4 @@
-"""ARO: steepest descent in a basis that is turned after the momentum.
+"""ARO: steepest descent in a basis that rotates with the momentum.
 
 For every weight matrix W (fan_in x fan_out) with gradient G, where the rotation R, I at
 first, acts on the shorter side (here fan_in) and f is a step of steepest descent, one
@@ -20,19 +20,19 @@ with ``row_norm`` each step is one of power iteration towards Muon. The publishe
     ARO-Adam        base=second_moment(0.95)
     dion (branch)   trust_region=match_rms(0.2) or UNSCALED, side="fan_out", cutoff=0
 
-What differs from them by default, differs for a reason. Sinkhorn with rows and columns
-at once does not converge on small or nearly diagonal matrices: with an odd number of
-rounds it stops on a 2 x 2 parabola at an error of 1.43 (see `normalizers.sinkhorn`).
-Where the rotated side is the longer one, or the momentum of low rank, M f^T has a null
-space, the last columns of R are made of rounding errors, and f brings their rows to
-full size: on 128 x 32 a change of the gradient by 1e-7 changes the update by 110 %.
-`cutoff` drops such rows, which makes that 1e-6; the shorter side has none in general.
-dion's branch scales an O of RMS 1 as if its spectral norm were 1, so the RMS of its
-update is 0.2 sqrt(max(fan_in, fan_out)).
+The defaults differ from these for three reasons. Sinkhorn with rows and columns at once
+does not converge on small or nearly diagonal matrices: with an odd number of rounds it
+stops on a 2 x 2 parabola at an error of 1.43 (see `normalizers.sinkhorn`). Where the
+rotated side is longer, or the momentum has low rank, M f^T has a null space, the last
+columns of R are rounding errors, and f brings their rows to full size: on 128 x 32 a
+change of the gradient by 1e-7 changes the update by 110 %. `cutoff` drops such rows,
+which makes that 1e-6; the shorter side has none in general. dion's branch scales an O
+of RMS 1 as if its spectral norm were 1, so the RMS of its update is 0.2
+sqrt(max(fan_in, fan_out)).
 
 On a CPU, for six layers of GPT-2 shapes at width 256, a step takes 1.4 times Muon's
 with LAPACK's threads off (OPENBLAS_NUM_THREADS=1). With them on two cores it takes 2
-times at best, and many times that where other programs want the cores too.
+times at best, and far more where other programs compete for the cores.
 
 References:
   Gong et al., `ARO: A New Lens On Matrix Optimization For Large Models

@@ -16,10 +16,10 @@ published definitions differ in it and more:
     current code          gamma=1.5, unit_norm=False: the update is M / r, as large as
                           the gradient
 
-Know what the brake does before you use it: r is one number a matrix, between 1 and
-1.00055 at gamma 1.5 for 64 x 64 entries, and nearer to 1 for larger matrices. So to a
-part in a thousand AuON is the momentum of SGD over its norm, and without the norm plain
-momentum. Neither is orthogonal, nor better conditioned than the momentum was.
+The brake hardly changes a step: r is one number a matrix, between 1 and 1.00055 at
+gamma 1.5 for 64 x 64 entries, and nearer to 1 for larger matrices. To a part in a
+thousand AuON is the momentum of SGD over its norm, and without the norm plain momentum.
+Neither is orthogonal, or better conditioned than the momentum.
 
 References:
   `AuON <https://arxiv.org/abs/2509.24320>`_, 2025

@@ -1,7 +1,7 @@
 """FISMO: Muon in a basis whitened by Kronecker factors of the Fisher information.
 
-For every weight matrix W (fan_in x fan_out) with gradient G, with factors P of
-fan_out and Q of fan_in, both I at first, one step is
+For every weight matrix W (fan_in x fan_out) with gradient G, and with factors P of
+fan_out and Q of fan_in that start at I, one step is
 
     factors         P <- gamma P + (1 - gamma) L,  Q <- gamma Q + (1 - gamma) R
     whiten          G~ <- Q^(-1/2) G P^(-1/2)
@@ -17,9 +17,9 @@ the other side, damped by mu, each factor scaled to a mean eigenvalue of 1. With
     FISMO           normalize_stats=False, trust_region=UNSCALED
 
 As published, L has the size of G^2 while P keeps its trace, so the step depends on the
-size of the gradient. After 20 random gradients of 32 x 128 with mu = 0.01, entries
-of 0.01 leave every condition number at 1.00, which is Muon; entries of 1 give 3; and
-entries of 100 give 1e7, and an update of 470 times Muon's. By default L and R are
+size of the gradient. After 20 random gradients of 32 x 128 with mu = 0.01, entries of
+0.01 leave every condition number at 1.00, which is Muon; entries of 1 make it 3; and
+entries of 100 make it 1e7, and the update 470 times Muon's. By default L and R are
 scaled to the traces of P and Q, and the size of the gradient does not matter.
 
 No source names beta, gamma or mu; the defaults are ours. A small mu turns the spectrum

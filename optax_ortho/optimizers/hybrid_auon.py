@@ -1,4 +1,4 @@
-"""Hybrid AuON: Muon, and AuON's brake.
+"""Hybrid AuON: Muon with AuON's brake.
 
 For every weight matrix W (fan_in x fan_out) with gradient G, one step is
 
@@ -15,10 +15,10 @@ The published definitions differ in it and more:
                         orthogonalizer=NewtonSchulz(steps=1, unsafe=True),
                         normalize=cosh_rms(normalize=False, of_unit=False)
 
-The paper prints r without its root; here it has one. Either way r is one number a
+The paper prints r without its root, which is here. Either way r is one number a
 matrix, between 1 and 1.00055 at gamma 1.5 for 64 x 64 entries, and nearer to 1 for
 larger matrices: Hybrid AuON is Muon to a part in a thousand. After one step of
-Newton-Schulz the update is neither orthogonal nor of an RMS near 0.2.
+Newton-Schulz the update is neither orthogonal, nor is its RMS near 0.2.
 
 References:
   `AuON <https://arxiv.org/abs/2509.24320>`_, 2025

@@ -1,4 +1,4 @@
-"""MKOR: second-order steps at first-order cost, and MKOR-H, which ends them in time.
+"""MKOR: second-order steps at first-order cost; MKOR-H turns first-order later.
 
 For every layer with kernel W and bias b, gradient G of [W; b] (fan_in + 1 x fan_out),
 mean input a (1 last) and output gradient g, summed over samples, one step is
@@ -16,8 +16,8 @@ optimizers follow the preconditioning by a base optimizer and no scale:
     released code    base=optax.trace(0.9) and the like; rule="damped"
     paper            the same with rule="printed"
     exact inverse    rule="ema"
-    hkor             rule=(MovingAverage(), MovingAverage(weight=0.05**2)); where this
-                     keeps the norm, it clips by KL divergence, which is not here
+    hkor             rule=(MovingAverage(), MovingAverage(weight=0.05**2)); it clips by
+                     KL divergence in place of keeping the norm, which is not here
 
 The loss needs more than its gradient; see `value_and_grad_with_statistics`.
 

@@ -1,4 +1,4 @@
-"""NAMO-D: NAMO, with a step size of its own for every input of a matrix.
+"""NAMO-D: NAMO with a separate step size for every input of a matrix.
 
 For every weight matrix W (fan_in x fan_out) with gradient G, step t is
 
@@ -10,8 +10,8 @@ For every weight matrix W (fan_in x fan_out) with gradient G, step t is
     step            W_j <- W_j (1 - weight_decay min(learning_rate a_j, 1))
                     W_j <- W_j - min(learning_rate a_j s, 1) O_j
 
-where j is one input: a row of W here, a column in PyTorch. See `namo` for
-s, the form in the paper, the learning rate and the scale of gradients.
+where j is one input: a row of W here, a column in PyTorch. See `namo` for s, the form
+in the paper, the learning rate and the scale of gradients.
 
 References:
   Zhang, Liu and Schaeffer, `Adam Improves Muon

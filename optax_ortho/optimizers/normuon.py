@@ -1,4 +1,4 @@
-"""NorMuon: Muon, and one step size for every neuron.
+"""NorMuon: Muon with a separate step size for every neuron.
 
 For every weight matrix W (fan_in x fan_out) with gradient G, one step is
 
@@ -9,9 +9,9 @@ For every weight matrix W (fan_in x fan_out) with gradient G, one step is
     trust region    U <- 0.2 sqrt(fan_in fan_out) / |O|_F O
     step            W <- W - learning_rate (U + weight_decay W)
 
-A neuron j is an output: a column of W here, a row in PyTorch. That is the paper's form,
-in which the RMS of every update is 0.2 exactly. The codes keep the Frobenius norm that
-O had before, and differ in more:
+A neuron j is an output: a column of W here, a row in PyTorch. This is the paper's form,
+in which the RMS of every update is 0.2 exactly. The implementations keep the Frobenius
+norm of O, and differ in more:
 
     authors         momentum=nesterov(beta), trust_region=JORDAN
     dion            momentum=heavy_ball(beta), trust_region=SPECTRAL, eps=1e-8,
@@ -20,9 +20,9 @@ O had before, and differ in more:
                     orthogonalizer=NewtonSchulz("polar_express"),
                     normalize=neuron_rms(0.9, 0, floor=1e-5, over="short")
 
-The paper evens out the shares of neurons that an inexact Newton-Schulz leaves uneven;
-with an exact one it does nothing to a wide matrix of full rank whose fan_out is the
-shorter side, where each neuron of O has norm 1.
+It equalizes the norms of neurons, which an inexact Newton-Schulz leaves uneven. With an
+exact one it does not change a matrix of full rank whose fan_out is the shorter side,
+where each neuron of O has norm 1.
 
 References:
   Li et al., `NorMuon <https://arxiv.org/abs/2510.05491>`_, 2025

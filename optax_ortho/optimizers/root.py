@@ -9,17 +9,17 @@ For every weight matrix W (fan_in x fan_out) with gradient G, one step is
     trust region    U <- 0.2 sqrt(max(fan_in, fan_out)) O
     step            W <- W - learning_rate (U + weight_decay W)
 
-The stored momentum keeps its outliers. That is the authors' code. Their algorithm box
+The stored momentum keeps its outliers. This is the authors' code. Their algorithm box
 has no look-ahead and a constant threshold, ``nesterov=False, threshold=...``. Their
 coefficients, of which one triple is not stable, are in
-`optax_ortho.orthogonalizers.by_shape`, and the default here is a fit of our own; the
-code as it was published is
+`optax_ortho.orthogonalizers.by_shape`, and the default here is our own fit; the
+published code is
 
     root(learning_rate, weight_decay=0.1, eps=1e-9, orthogonalizer=ShapedNewtonSchulz(
         PUBLISHED, functools.partial(NewtonSchulz, eps=1e-7, unsafe=True)))
 
-Both of its additions, 1e-9 to the threshold and 1e-7 to the norm, are felt by small
-gradients.
+Both of its additions, 1e-9 to the threshold and 1e-7 to the norm, change the step for
+small gradients.
 
 References:
   He et al., `ROOT: Robust Orthogonalized Optimizer for Neural Network Training

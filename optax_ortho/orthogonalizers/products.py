@@ -75,30 +75,20 @@ class Products:
         Returns:
           The sum, taken in float32 or better, in the dtype of E.
         """
-        wide = jnp.promote_types(e.dtype, jnp.float32)
-        total = a * e.astype(wide)
+        total = a * e.astype(jnp.promote_types(e.dtype, jnp.float32))
         if c != 0:
-            total += c * jnp.einsum(
-                "...ij,...jk->...ik",
-                p,
-                q,
-                precision=precision,
-                preferred_element_type=jnp.promote_types(p.dtype, jnp.float32),
-            )
+            wide = jnp.promote_types(p.dtype, jnp.float32)
+            pq = jnp.matmul(p, q, precision=precision, preferred_element_type=wide)
+            total += c * pq
         return total.astype(e.dtype)
 
     def apply(
         self, q: jax.Array, x: jax.Array, precision: lax.PrecisionLike
     ) -> jax.Array:
         """``Q X``, or ``X Q`` of a tall X, in float32 or better."""
-        left, right = (x, q) if is_tall(x) else (q, x)
-        return jnp.einsum(
-            "...ij,...jk->...ik",
-            left,
-            right,
-            precision=precision,
-            preferred_element_type=jnp.promote_types(left.dtype, jnp.float32),
-        )
+        p, q = (x, q) if is_tall(x) else (q, x)
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        return jnp.matmul(p, q, precision=precision, preferred_element_type=wide)
 
 
 class InBlocks(Products):

@@ -349,3 +349,13 @@ def test_other_trees_of_functions():
 )
 def test_what_is_no_tree_of_functions_passes(tree):
     refuse_functions(tree)
+
+
+def test_a_matrix_that_is_frozen_by_its_name_alone_has_a_note():
+    def model(params, x):
+        return jnp.tanh(x @ params["mask-FREEZE_ME"]) @ params["out"]
+
+    params = {"mask-FREEZE_ME": jnp.ones((6, 8)), "out": jnp.ones((8, 3))}
+    labels = label(model, params, jnp.ones((2, 6)))
+    assert "frozen, by its name" in " ".join(labels.remarks[0].notes)
+    assert "frozen" not in " ".join(labels.remarks[1].notes)

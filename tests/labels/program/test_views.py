@@ -10,7 +10,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from optax_ortho.labels.program.movement import opaque
@@ -95,8 +95,9 @@ def moves(draw):
 
 @settings(deadline=None)
 @given(moves())
-def test_atoms_name_the_entries(example):
-    shape, chain = example
+@example(((12,), [("slice", (0, 3, 4)), ("reshape", (2, 2))]))
+def test_atoms_name_the_entries(moved):
+    shape, chain = moved
     array, axes = tagged(shape), parameter(0, shape).axes
     for kind, how in chain:
         now = array.shape[1:]
@@ -196,8 +197,8 @@ def results(function, *shapes):
 
 @settings(deadline=None, max_examples=30)  # Each is traced.
 @given(moves())
-def test_a_program_moves_a_view_as_it_moves_an_array(example):
-    shape, chain = example
+def test_a_program_moves_a_view_as_it_moves_an_array(moves):
+    shape, chain = moves
 
     def program(array, xp):
         for kind, how in chain:
