@@ -88,6 +88,29 @@ def step(results: dict[str, dict[str, Any]], baseline: str) -> str:
     return markdown([*heading, "instructions", "state, MB"], rows)
 
 
+def shapes(content: dict[str, Any], baseline: str) -> str:
+    """Compile cost of one update where every matrix has another shape."""
+    results, number = content["results"], content["shapes"]
+    least = min(results[baseline]["compile_cpu_s"])
+    rows = []
+    for name, row in results.items():
+        seconds = min(row["compile_cpu_s"])
+        rows.append(
+            [
+                f"`{name}`",
+                f"{min(row['trace_cpu_s']):.1f}",
+                f"{seconds:.1f}",
+                f"{seconds / least:.2f}",
+                f"{row['instructions'] / number:.0f}",
+                f"{row['kernels'] / number:.1f}",
+                f"{row['lapack'] / number:.1f}",
+            ]
+        )
+    heading = ["optimizer", "trace, CPU s", "compile, CPU s", f"over `{baseline}`"]
+    a_shape = ["instructions a shape", "kernels", "LAPACK calls"]
+    return markdown([*heading, *a_shape], rows)
+
+
 def compiled(rows: dict[str, dict[str, Any]]) -> str:
     """One step on many devices, counted in the compiled program."""
     heading = ["model", "mesh", "optimizer", "sent, MB", "floor", "GFLOP", "Mcycles"]
@@ -143,6 +166,7 @@ def benchmarks(text: str) -> str:
     tables = {
         "step": step(load("step")["results"], "muon"),
         "peers": step(load("peers")["results"], "contrib_muon"),
+        "shapes": shapes(load("compile"), "muon"),
         "scale": compiled(load("scale")["rows"]),
         "gpu": compiled(load("gpu")["rows"]),
         "device": device(load("device")["results"]),
