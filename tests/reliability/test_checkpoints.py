@@ -85,7 +85,7 @@ def test_momenta_that_lie_with_owners_are_refused():
     shards = jax.sharding.NamedSharding(jax.make_mesh((1,), ("d",)), P("d"))
     params = {"kernel": jax.device_put(jnp.ones((4, 6)), shards)}
     tx = optax_ortho.fismo(0.1, layout=optax_ortho.layouts.sharded(params))
-    with pytest.raises(ValueError, match="with layouts.local.., and move it"):
+    with pytest.raises(ValueError, match="with layouts.local.., and moved"):
         checkpoints.from_optax(tx, params, optax.adamw(0.1).init(params))
 
 
