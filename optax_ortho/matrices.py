@@ -168,25 +168,25 @@ class Orthogonalizer(Protocol):
 
 
 @runtime_checkable
-class BlockOrthogonalizer(Orthogonalizer, Protocol):
-    """One that also takes a matrix in column blocks, as several devices have sent it.
+class ColumnOrthogonalizer(Orthogonalizer, Protocol):
+    """An `Orthogonalizer` that also takes a matrix in column blocks.
 
-    It commutes with permutations of rows and of columns, as a polar factor does.
+    The blocks are all on one device, as several devices have sent them, or spread over
+    devices. It commutes with permutations of rows and of columns, as a polar factor
+    does. `optax_ortho.orthogonalizers.Iteration` derives all of it from one method.
     """
 
     def orthogonalize_blocks(self, x: jax.Array) -> jax.Array:
         """Orthogonalizes one matrix given as ``(s, m, k)`` for ``(m, s k)``."""
         ...
 
-
-@runtime_checkable
-class SharedOrthogonalizer(BlockOrthogonalizer, Protocol):
-    """One that also takes a matrix of which each device along mesh axes has columns."""
-
     def orthogonalize_shared(
         self, x: jax.Array, axes: tuple[str, ...], wire_dtype: Any
     ) -> jax.Array:
-        """Orthogonalizes the blocks ``(s, m, k)`` that this device has."""
+        """Orthogonalizes one matrix of which this device has the blocks ``(s, m, k)``.
+
+        The devices along mesh axes have the others; sums may be sent in `wire_dtype`.
+        """
         ...
 
     def shared_cost(

@@ -41,7 +41,7 @@ from optax_ortho.layouts.local import Local
 from optax_ortho.layouts.owners import on_shards
 from optax_ortho.layouts.rounds import run_rounds
 from optax_ortho.layouts.work import work_of
-from optax_ortho.matrices import AxesOf, Orthogonalizer, SharedOrthogonalizer, path_of
+from optax_ortho.matrices import AxesOf, ColumnOrthogonalizer, Orthogonalizer, path_of
 from optax_ortho.states import state_structure
 
 AT_ONCE = 2**18
@@ -205,7 +205,7 @@ class Sharded(Layout):
 
     def sharing(self, leaves: Sequence[Leaf], f: Any) -> list[Leaf]:
         """The leaves, those shared by several devices that `f` can work on so."""
-        along = self.shared if isinstance(f, SharedOrthogonalizer) else ()
+        along = self.shared if isinstance(f, ColumnOrthogonalizer) else ()
         return [shared_along(leaf, along, self.owner_mesh) for leaf in leaves]
 
     def plan(self, leaves: Sequence[Leaf], equivariant: bool) -> tuple[Round, ...]:

@@ -29,7 +29,7 @@ from optax_ortho.layouts.geometry import (
     stack_names,
 )
 from optax_ortho.matrices import (
-    BlockOrthogonalizer,
+    ColumnOrthogonalizer,
     Orthogonalizer,
 )
 
@@ -60,7 +60,7 @@ class Work(NamedTuple):
     wire: Any
     wire_back: Any
     at_once: int
-    method: BlockOrthogonalizer | None = None
+    method: ColumnOrthogonalizer | None = None
     wire_dtype: Any = None
     over: Axes = ()
 
@@ -114,7 +114,7 @@ def work_of(
         narrowed((dtype for kind in kinds for dtype in kind.dtypes[1:]), wire_dtype),
         narrowed((dtype for column in dtypes for dtype in column), wire_dtype),
         at_once,
-        f if isinstance(f, BlockOrthogonalizer) else None,
+        f if isinstance(f, ColumnOrthogonalizer) else None,
         wire_dtype,
     )
     return work, structure, dtypes

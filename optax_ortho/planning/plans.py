@@ -13,7 +13,7 @@ import optax
 from optax_ortho.layouts import Sharded
 from optax_ortho.layouts.geometry import Axes, Leaf, shared_along
 from optax_ortho.layouts.sharded import AT_ONCE
-from optax_ortho.matrices import Orthogonalizer, SharedOrthogonalizer
+from optax_ortho.matrices import ColumnOrthogonalizer, Orthogonalizer
 from optax_ortho.orthogonalizers.method import flops_of
 from optax_ortho.orthogonalizers.transform import Orthogonalized
 from optax_ortho.planning.cost import Cost, cost
@@ -97,7 +97,7 @@ def plan(tx: optax.GradientTransformation, params: Any) -> Plan:
     ]
     shared_cost = (
         functools.partial(method.shared_cost, wire_dtype=layout.wire_dtype)
-        if isinstance(method, SharedOrthogonalizer) and not stays
+        if isinstance(method, ColumnOrthogonalizer) and not stays
         else None
     )
 
