@@ -11,6 +11,7 @@ from optax_ortho.checkpoints.flat import from_flat as from_flat
 from optax_ortho.checkpoints.flat import to_flat as to_flat
 from optax_ortho.checkpoints.from_optax import from_optax as from_optax
 from optax_ortho.checkpoints.move import move_state as move_state
+from optax_ortho.checkpoints.regroup import regroup as regroup
 from optax_ortho.checkpoints.scanned import stack_layers as stack_layers
 from optax_ortho.checkpoints.scanned import unstack_layers as unstack_layers
 
@@ -21,6 +22,7 @@ __all__ = [
     "from_optax",
     "move_state",
     "register_for_export",
+    "regroup",
     "stack_layers",
     "to_flat",
     "unstack_layers",
