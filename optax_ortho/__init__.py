@@ -12,6 +12,7 @@ from optax_ortho import momentum as momentum
 from optax_ortho import normalizers as normalizers
 from optax_ortho import orthogonalizers as orthogonalizers
 from optax_ortho import trust_region as trust_region
+from optax_ortho import wrappers as wrappers
 from optax_ortho.chain import OrthoState as OrthoState
 from optax_ortho.chain import ortho_chain as ortho_chain
 from optax_ortho.frames import Frame as Frame
@@ -123,6 +124,7 @@ __all__ = [
     "summary",
     "trust_region",
     "value_and_grad_with_statistics",
+    "wrappers",
 ]
 
 __version__ = "0.1.0"

@@ -21,7 +21,7 @@ LAYERS = (
     ("bases", "kronecker"),
     ("recipes",),
     ("optimizers",),
-    ("checkpoints", "planning", "report", "stages", "testing"),
+    ("checkpoints", "planning", "report", "stages", "testing", "wrappers"),
     ("plots",),
     ("__init__",),
     ("__main__",),

@@ -22,11 +22,13 @@ from optax_ortho import (  # noqa: E402
     plots,
     recipes,
     trust_region,
+    wrappers,
 )
 
 PACKAGES = (
     *(optax_ortho, bases, checkpoints, constraints, kronecker),
-    *(layouts, momentum, normalizers, orthogonalizers, plots, recipes, trust_region),
+    *(layouts, momentum, normalizers, orthogonalizers, plots, recipes),
+    *(trust_region, wrappers),
 )
 
 

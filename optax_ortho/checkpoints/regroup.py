@@ -44,7 +44,7 @@ def regroup(
       The state for `new_tx`.
 
     Raises:
-      ValueError: the state is not one of `old_tx`, or part of a state is stored with owners.
+      ValueError: the state is not one of `old_tx`, or part of one is stored with owners.
 
     Warns:
       UserWarning: names every parameter of which a state starts anew.
@@ -94,8 +94,8 @@ def regroup(
 def _refuse_owned(state: Any) -> None:
     if any(map(is_owned, jax.tree.leaves(state, is_leaf=is_owned))):
         raise ValueError(
-            "Part of the state is stored with the owners of matrices: change the groups "
-            "with layouts.local() in both optimizers, before and after move_state."
+            "Part of the state is stored with the owners of matrices: change the "
+            "groups with layouts.local() in both optimizers, after move_state."
         )
 
 
