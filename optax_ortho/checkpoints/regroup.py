@@ -44,7 +44,8 @@ def regroup(
       The state for `new_tx`.
 
     Raises:
-      ValueError: the state is not one of `old_tx`, or part of one is stored with owners.
+      ValueError: the state is not one of `old_tx`, or part of one is stored with
+        owners.
 
     Warns:
       UserWarning: names every parameter of which a state starts anew.
