@@ -31,10 +31,8 @@ OPENING = re.compile(r"(?:What|How|Of|As|Who|Whose|Which|Where|See)\b")
 PRONOUNS = {"one", "found", "own", "told", "heard", "dear", "cheap"}
 # Not yet clean; paths or their beginnings. This file quotes the phrases.
 TO_COME = (
-    "optax_ortho/kronecker/",
     "optax_ortho/labels/program/",
     "optax_ortho/labels/refusals.py",
-    "optax_ortho/layouts/",
     "tests/labels/program/",
     "tests/labels/test_command.py",
     "tests/labels/job_trees.py",

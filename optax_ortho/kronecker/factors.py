@@ -23,7 +23,7 @@ from optax_ortho.kronecker.rank_one import Rule
 
 @runtime_checkable
 class Stabilizer(Protocol):
-    """What keeps an inverse factor bounded.
+    """A rule that keeps an inverse factor bounded.
 
     Attributes:
       starts_due: whether a fresh factor is due for a reset.
@@ -119,8 +119,8 @@ def step_factors(
     """The factors after one more pair of vectors; unchanged if it is not finite.
 
     Args:
-      rules: how those of inputs and of outputs forget and absorb.
-      stabilizer: what keeps them bounded.
+      rules: how the factors of inputs and of outputs forget and absorb.
+      stabilizer: the rule that keeps them bounded.
       factors: of one layer, in any dtype, which they keep.
       a: the mean input, (fan_in,) and 1 for a bias.
       g: the output gradient, (fan_out,).

@@ -60,7 +60,7 @@ class Layers:
 
     Args:
       axes: the axes of a kernel, from its path and the leaf.
-      rows: for the path of a kernel, that of its bias and the axes of that.
+      rows: by the path of a kernel, the path and the axes of its bias.
     """
 
     axes: AxesOf
@@ -211,16 +211,16 @@ def layers_of(
         if len(biases) == len(kernels) == 1:
             kernel, bias = leaves[kernels[0]], leaves[biases[0]]
             kernel_axes = axes_at(axes, kernels[0], kernel)
-            found = row_axes(kernel_axes, jnp.shape(kernel), jnp.shape(bias))
-            if found is not None:
-                rows[kernels[0]] = (biases[0], found)
+            bias_axes = row_axes(kernel_axes, jnp.shape(kernel), jnp.shape(bias))
+            if bias_axes is not None:
+                rows[kernels[0]] = (biases[0], bias_axes)
     return Layers(axes, rows)
 
 
 def row_axes(
     axes: MatrixAxes, kernel: Sequence[int], bias: Sequence[int]
 ) -> MatrixAxes | None:
-    """The axes of a bias, from those of its kernel and both shapes; None if none fit.
+    """The axes of a bias, from its kernel's axes and both shapes; None if none fit.
 
     A stack axis is where the kernel has it, counted from the front or from the back.
 

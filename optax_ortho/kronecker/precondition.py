@@ -3,7 +3,7 @@
     U <- R^-1 G L^-1,   U <- U (|G_W| + |G_b|) / (|U_W| + |U_b|)
 
 for the gradient G of a kernel with its bias as last row, R the second moment of the
-layer's inputs (1 for the bias last) and L that of its output gradients.
+layer's inputs (1 for the bias last) and L the moment of its output gradients.
 """
 
 from typing import Any, NamedTuple

@@ -24,7 +24,7 @@ from optax_ortho.checks import check_number
 
 @runtime_checkable
 class Rule(Protocol):
-    """How an inverse factor forgets and absorbs."""
+    """A rule by which an inverse factor forgets and absorbs."""
 
     def absorb(self, inverse: jax.Array, v: jax.Array) -> jax.Array:
         """The new (d, d) inverse, after a vector of length d."""
@@ -128,17 +128,17 @@ def as_rules(rule: Any) -> tuple[Rule, Rule]:
       ValueError: an unknown name, or no rule.
     """
     pair = rule if isinstance(rule, tuple) else (rule, rule)
-    found: Any = tuple(RULES.get(r) if isinstance(r, str) else r for r in pair)
-    if len(found) != 2 or not all(isinstance(r, Rule) for r in found):
+    rules: Any = tuple(RULES.get(r) if isinstance(r, str) else r for r in pair)
+    if len(rules) != 2 or not all(isinstance(r, Rule) for r in rules):
         raise ValueError(
             f"rule must be one of {', '.join(map(repr, RULES))}, a Rule, or a "
             f"pair of them for inputs and outputs; got {rule!r}."
         )
-    return found
+    return rules
 
 
 def sherman_morrison(inverse: jax.Array, v: jax.Array, weight: Any = 1.0) -> jax.Array:
-    """The inverse of ``L + weight v v^T``, from that of a symmetric L.
+    """The inverse of ``L + weight v v^T``, from the inverse of a symmetric L.
 
     Args:
       inverse: (d, d).

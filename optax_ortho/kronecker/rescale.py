@@ -38,39 +38,35 @@ def to_rms(
     check_number("rms", rms)
 
     def on_layer(parts, over):
-        """One block of a kernel, and that of its bias if there is one."""
-        sizes = [
-            root_mean_square(x, own).squeeze(own)
-            for x, own in zip(parts, over, strict=True)
-        ]
-        numbers = [length(x.shape, own) for x, own in zip(parts, over, strict=True)]
-        shares = [math.sqrt(n / max(sum(numbers), 1)) for n in numbers]
-        # Of the root mean squares of the parts that of all, by the same function.
-        weighted = jnp.stack([s * x for s, x in zip(shares, sizes, strict=True)])
+        """Scales one block of a kernel, together with the same block of its bias."""
+        pairs = list(zip(parts, over, strict=True))
+        sizes = [root_mean_square(x, axes).squeeze(axes) for x, axes in pairs]
+        numbers = [length(x.shape, axes) for x, axes in pairs]
+        weights = [math.sqrt(n / max(sum(numbers), 1)) for n in numbers]
+        # RMS of the whole from the RMS of its parts, by the same function.
+        weighted = jnp.stack([w * x for w, x in zip(weights, sizes, strict=True)])
         size = root_mean_square(weighted, (0,))[0] * math.sqrt(len(parts))
-        return [
-            (rms * quotient(x.astype(size.dtype), jnp.expand_dims(size, own))).astype(
-                x.dtype
-            )
-            for x, own in zip(parts, over, strict=True)
-        ]
+        scaled = []
+        for x, axes in pairs:
+            unit = quotient(x.astype(size.dtype), jnp.expand_dims(size, axes))
+            scaled.append((rms * unit).astype(x.dtype))
+        return scaled
 
     def update(updates, params):
         del params
         layers = layers_of(updates, axes)
-        found = paths_and_leaves(updates)
+        new = paths_and_leaves(updates)
         for path, kernel in paths_and_leaves(layers.kernels(updates)).items():
             members = [(path, axes_at(axes, path, kernel))]
             members += [layers.rows[path]] if path in layers.rows else []
-            over = [one.fan_in + one.fan_out for _, one in members]
-            blocks = zip(*(cut(found[p], one) for p, one in members), strict=True)
+            over = [a.fan_in + a.fan_out for _, a in members]
+            blocks = zip(*(cut(new[p], a) for p, a in members), strict=True)
             scaled = zip(*(on_layer(parts, over) for parts in blocks), strict=True)
-            for (member, one), parts in zip(members, scaled, strict=True):
-                split = one.split
-                found[member] = (
-                    jnp.concatenate(parts, split.axis) if split else parts[0]
-                )
-        return jax.tree_util.tree_map_with_path(lambda k, _: found[path_of(k)], updates)
+            for (member, member_axes), parts in zip(members, scaled, strict=True):
+                split = member_axes.split
+                whole = jnp.concatenate(parts, split.axis) if split else parts[0]
+                new[member] = whole
+        return jax.tree_util.tree_map_with_path(lambda k, _: new[path_of(k)], updates)
 
     return optax.with_extra_args_support(optax.stateless(update))
 
@@ -97,7 +93,7 @@ def parted(
 
 
 def norm_of_parts(x: jax.Array, with_bias: bool) -> jax.Array:
-    """The Frobenius norm of a kernel plus that of its bias, the last row."""
+    """The Frobenius norm of a kernel plus the norm of its bias, the last row."""
     if not with_bias:
         return jnp.sqrt(jnp.sum(x**2))
     return jnp.sqrt(jnp.sum(x[:-1] ** 2)) + jnp.sqrt(jnp.sum(x[-1] ** 2))

@@ -1,4 +1,4 @@
-"""Where a layer's statistics are in the tree that an update is given.
+"""The statistics of layers, from the tree that an update is given.
 
     a    mean input, (*batch, fan_in), without the 1 of a bias
     g    sum over samples of the loss gradient in the output, (*batch, fan_out)
@@ -21,7 +21,8 @@ def of_layers(layers: Layers, tree: Any, statistics: Any, clip: Any) -> dict[str
     """The statistics (a, g) of every kernel by its path, as vectors for `Layers.map`.
 
     Raises:
-      ValueError: there are none, or those of a kernel are missing or do not fit it.
+      ValueError: there are none, or the statistics of a kernel are missing or do not
+        fit it.
     """
     keyed = jax.tree_util.tree_leaves_with_path(layers.kernels(tree))
     if keyed and statistics is None:
@@ -31,13 +32,13 @@ def of_layers(layers: Layers, tree: Any, statistics: Any, clip: Any) -> dict[str
             "loss_fn)(model, ...) gives them with the loss and the gradient."
         )
     given = paths_and_leaves(statistics)
-    found = {}
+    pairs = {}
     for keys, kernel in keyed:
         path = path_of(keys)
         axes = axes_at(layers.axes, path, kernel)
         a, g = (_entry(given, path, name) for name in ("a", "g"))
-        found[path] = _blocks(path, jnp.shape(kernel), axes, a, g, clip)
-    return found
+        pairs[path] = _blocks(path, jnp.shape(kernel), axes, a, g, clip)
+    return pairs
 
 
 def _entry(given: dict[str, Any], path: str, name: str) -> jax.Array:
@@ -47,9 +48,10 @@ def _entry(given: dict[str, Any], path: str, name: str) -> jax.Array:
             return given[place]
     seen = sorted({parent_of(place) for place in given})[:3]
     raise ValueError(
-        f"Leaf {path!r} has no statistic {name!r}; there are some of {seen}. Dense "
-        "layers and convolutions are read where they are called. Give it yourself, as "
-        "{'a': ..., 'g': ...} in the place of its layer, or leave the leaf to the "
+        f"Leaf {path!r} has no statistic {name!r}; statistics were given for {seen}. "
+        "Dense layers and convolutions are read where they are called. Give it "
+        "yourself, as {'a': ..., 'g': ...} in the place of its layer, or leave the "
+        "leaf to the "
         f"fallback: label(model, overrides={{{path!r}: 'vector'}})."
     )
 
@@ -72,12 +74,12 @@ def _blocks(
     if split is None:
         return a, g
 
-    def blocks(x, own, other):
+    def blocks(x, side, other):
         # As a kernel that has one row or column, it is cut as a kernel is.
         thin = tuple(1 if i in other else size for i, size in enumerate(shape))
-        x = x[..., None] if own == axes.fan_in else x[..., None, :]
+        x = x[..., None] if side == axes.fan_in else x[..., None, :]
         leaf = unfold([x], whole, thin)
-        if split.axis not in own:
+        if split.axis not in side:
             return fold(leaf, whole) * len(split.sizes)
         return fold(leaf, axes)
 

@@ -19,7 +19,7 @@ from optax_ortho.checks import check_number
 
 
 class SwitchState(NamedTuple):
-    """Where the loss stands, and whether steps are still of second order."""
+    """Averages of the loss, and whether steps are still of second order."""
 
     second_order: jax.Array
     mean_loss: jax.Array

@@ -1,7 +1,7 @@
-"""Which owner works on which matrix, and in which round.
+"""Assignment of matrices to owners and rounds, and of their states to slots.
 
-Whole matrices go in rounds in which every owner receives the same number of elements.
-Shared ones go one to an owner and round: their owners are groups of devices, and all
+In a round of whole matrices every owner receives the same number of elements. Shared
+matrices are assigned one to an owner and round: their owners are groups of devices that
 run one program, so a matrix is padded with zeros to the largest of its round.
 """
 
@@ -30,24 +30,24 @@ from optax_ortho.layouts.geometry import (
     stack_names,
 )
 
-Shares = tuple[tuple[Unit, ...], ...]
+Assigned = tuple[tuple[Unit, ...], ...]
 """The units of each owner."""
 
 
 def rounds(
     leaves: Sequence[Leaf], mesh: MeshShape, equivariant: bool, at_once: int
 ) -> tuple[Round, ...]:
-    """The rounds in which the matrices of some leaves are worked on.
+    """The rounds for the matrices of some leaves.
 
-    As many rounds as possible give every owner the same kinds of matrices. What is left
-    over goes to the owner with the fewest elements so far, longest first; whole rounds
-    are taken back into that heap while it becomes more even.
+    As many rounds as possible give every owner the same kinds of matrices. The rest are
+    assigned greedily, the largest first, each to the owner with the fewest elements so
+    far; full rounds are merged into the rest while that reduces its padding.
 
     Args:
       leaves: the parameters.
       mesh: the size of each mesh axis.
       equivariant: whether a matrix may be replaced by its transpose.
-      at_once: how many elements of small matrices an owner may receive together.
+      at_once: the largest number of elements of small matrices in a round of an owner.
 
     Returns:
       The rounds, largest matrices first.
@@ -57,14 +57,14 @@ def rounds(
         kind = kind_of(leaf, mesh, equivariant)
         units = [Unit(number, i, kind) for i in range(local_batch(leaf, mesh))]
         pools.setdefault(route_of(leaf, mesh), []).extend(units)
-    found = []
+    plan: list[Round] = []
     for route, units in pools.items():
         owners = mesh_size(route.pool, mesh)
         if route.shared:
-            found += _of_shared(route, units, owners)
+            plan += _shared_rounds(route, units, owners)
         else:
-            found += _of_whole(route, units, owners, at_once)
-    return tuple(sorted(found, key=lambda r: -r.elements))
+            plan += _whole_rounds(route, units, owners, at_once)
+    return tuple(sorted(plan, key=lambda r: -r.elements))
 
 
 def slots_of(round_: Round, mesh: MeshShape) -> Counter[str]:
@@ -123,14 +123,14 @@ def occupancy(
     return Occupancy(tuple(leaves), by_device)
 
 
-def _of_shared(route: Route, units: Sequence[Unit], owners: int) -> list[Round]:
-    """A matrix to each owner, the largest first."""
-    found: list[Round] = []
-    # In one program all matrices come in as many blocks of columns.
+def _shared_rounds(route: Route, units: Sequence[Unit], owners: int) -> list[Round]:
+    """Rounds with one matrix for each owner, the largest first."""
+    plan: list[Round] = []
+    # All matrices of one program arrive in the same number of column blocks.
     alike: dict[Axes, list[Unit]] = {}
-    for stack in _stacks(units):
+    for stack in _by_leaf(units):
         repeated, rest = _repeated(route, stack, owners, owners)
-        found += repeated
+        plan += repeated
         if rest:
             kind = rest[0].kind
             along = tuple(a for axes in kind.sharded[kind.lead :] for a in axes)
@@ -138,115 +138,111 @@ def _of_shared(route: Route, units: Sequence[Unit], owners: int) -> list[Round]:
     for same in alike.values():
         same = sorted(same, key=_largest_first)
         for i in range(0, len(same), owners):
-            shares = [(unit,) for unit in same[i : i + owners]]
-            shares += [()] * (owners - len(shares))
-            found.append(Round(route, tuple(shares)))
-    return found
+            assigned = [(unit,) for unit in same[i : i + owners]]
+            assigned += [()] * (owners - len(assigned))
+            plan.append(Round(route, tuple(assigned)))
+    return plan
 
 
-def _of_whole(
+def _whole_rounds(
     route: Route, units: Sequence[Unit], owners: int, at_once: int
 ) -> list[Round]:
-    """The same number of elements to each owner, as far as it goes."""
-    found: list[Round] = []
+    """Rounds in which all owners receive the same number of elements, if possible."""
+    plan: list[Round] = []
     kinds: dict[Kind, list[Unit]] = {}
-    for stack in _stacks(units):
-        size = _each(stack, owners, at_once) * owners
+    for stack in _by_leaf(units):
+        size = _units_each(stack, owners, at_once) * owners
         repeated, rest = _repeated(route, stack, size, owners)
-        found += repeated
+        plan += repeated
         kinds.setdefault(stack[0].kind, []).extend(rest)
-    even, heap = [], []
+    full, rest = [], []
     for same in kinds.values():
-        whole = len(same) // owners * owners
-        while whole:
-            size = _each(same[:whole], owners, at_once) * owners
-            even.append(Round(route, _dealt(same[:size], owners)))
-            same, whole = same[size:], whole - size
-        heap += same
-    uneven, taken = _balanced(heap, even, owners)
-    found += [one for i, one in enumerate(even) if i not in taken]
-    return [*found, Round(route, uneven)] if any(uneven) else found
+        remaining = len(same) // owners * owners
+        while remaining:
+            size = _units_each(same[:remaining], owners, at_once) * owners
+            full.append(Round(route, _dealt(same[:size], owners)))
+            same, remaining = same[size:], remaining - size
+        rest += same
+    assigned, merged = _balanced(rest, full, owners)
+    plan += [round_ for i, round_ in enumerate(full) if i not in merged]
+    return [*plan, Round(route, assigned)] if any(assigned) else plan
 
 
-def _stacks(units: Sequence[Unit]) -> list[list[Unit]]:
+def _by_leaf(units: Sequence[Unit]) -> list[list[Unit]]:
     """The units of each leaf."""
-    stacks: dict[int, list[Unit]] = {}
+    leaves: dict[int, list[Unit]] = {}
     for unit in units:
-        stacks.setdefault(unit.leaf, []).append(unit)
-    return list(stacks.values())
+        leaves.setdefault(unit.leaf, []).append(unit)
+    return list(leaves.values())
 
 
 def _repeated(
     route: Route, stack: list[Unit], size: int, owners: int
 ) -> tuple[list[Round], list[Unit]]:
-    """One round for as much of a stack as fills several, and the rest."""
+    """One repeated round for the units of a leaf that fill several, and the rest."""
     repeats = len(stack) // size
     if repeats < 2:
         return [], stack
-    one = Round(route, _dealt(stack[:size], owners), repeats)
-    return [one], stack[repeats * size :]
+    return [Round(route, _dealt(stack[:size], owners), repeats)], stack[
+        repeats * size :
+    ]
 
 
-def _each(same: Sequence[Unit], owners: int, at_once: int) -> int:
-    """How many of some units of one kind each owner gets in a round."""
+def _units_each(same: Sequence[Unit], owners: int, at_once: int) -> int:
+    """The number of units of one kind that each owner gets in a round."""
     per_unit = max(_elements(same[:1]) * owners, 1)
     return max(min(at_once // per_unit, len(same) // owners), 1)
 
 
-def _dealt(units: Sequence[Unit], owners: int) -> Shares:
+def _dealt(units: Sequence[Unit], owners: int) -> Assigned:
+    """The same number of units for each owner."""
     each = len(units) // owners
     return tuple(tuple(units[i * each : (i + 1) * each]) for i in range(owners))
 
 
 def _balanced(
-    heap: list[Unit], even: Sequence[Round], owners: int
-) -> tuple[Shares, set[int]]:
-    """The heap by owner, and which even rounds were taken into it."""
-    taken: set[int] = set()
-    best, padding = _longest_first(heap, owners)
+    rest: list[Unit], full: Sequence[Round], owners: int
+) -> tuple[Assigned, set[int]]:
+    """Greedy assignment of the rest, and the numbers of full rounds merged into it."""
+    merged: set[int] = set()
+    best, padding = _greedy(rest, owners)
     while padding:
-        # One of several rounds alike is as good as another.
+        # Of rounds with the same units for each owner, one trial serves for all.
         alike: dict[tuple[Kind, int], int] = {}
-        for i, one in enumerate(even):
-            if i not in taken:
-                first = one.owners[0]
+        for i, round_ in enumerate(full):
+            if i not in merged:
+                first = round_.owners[0]
                 alike.setdefault((first[0].kind, len(first)), i)
-        trials = {
-            i: _longest_first([*heap, *_units(even[i])], owners) for i in alike.values()
-        }
+        trials = {i: _greedy([*rest, *full[i].units], owners) for i in alike.values()}
         if not trials:
             break
-        i = min(trials, key=lambda i: (trials[i][1], even[i].elements))
+        i = min(trials, key=lambda i: (trials[i][1], full[i].elements))
         if trials[i][1] >= padding:
             break
-        taken.add(i)
-        heap = [*heap, *_units(even[i])]
+        merged.add(i)
+        rest = [*rest, *full[i].units]
         best, padding = trials[i]
-    return best, taken
+    return best, merged
 
 
-def _longest_first(units: Sequence[Unit], owners: int) -> tuple[Shares, int]:
-    """Each unit to the owner with the least so far, the largest unit first.
+def _greedy(units: Sequence[Unit], owners: int) -> tuple[Assigned, int]:
+    """Each unit, the largest first, to the owner with the fewest elements so far.
 
     Returns:
-      The units of each owner, and how many elements all together lack to the longest.
+      The units of each owner, and the total padding in elements.
     """
-    shares: list[list[Unit]] = [[] for _ in range(owners)]
+    assigned: list[list[Unit]] = [[] for _ in range(owners)]
     heap = [(0, i) for i in range(owners)]
     for unit in sorted(units, key=_largest_first):
         size, i = heap[0]
-        shares[i].append(unit)
+        assigned[i].append(unit)
         heapq.heapreplace(heap, (size + _elements([unit]), i))
     sizes = [size for size, _ in heap]
-    return tuple(map(tuple, shares)), max(sizes) * owners - sum(sizes)
+    return tuple(map(tuple, assigned)), max(sizes) * owners - sum(sizes)
 
 
 def _largest_first(unit: Unit) -> tuple[int, tuple[int, ...]]:
     return -_elements([unit]), unit.kind.dims
-
-
-def _units(one: Round) -> list[Unit]:
-    return [unit for share in one.owners for unit in share]
 
 
 def _elements(units: Sequence[Unit]) -> int:

@@ -1,10 +1,10 @@
 """Geometry of leaves on a mesh: arithmetic on shapes, without devices.
 
-A leaf is sharded over three kinds of mesh axes: those of its batch axes, those of its
-matrices, and those over which it is replicated. Along the first kind no communication
-is needed. The devices along the other two form a pool: they divide the matrices of all
-leaves with the same mesh axes among them. Each matrix has one owner in its pool, and
-the work is done in rounds; see `optax_ortho.layouts.assignment`.
+Mesh axes are of three kinds for a leaf: its batch axes are sharded over the first, its
+matrices over the second, and it is replicated over the third. Along the first no
+communication is needed. The devices along the other two form a pool: they divide the
+matrices of all leaves with the same mesh axes among them. Each matrix has one owner in
+its pool, and the work is done in rounds; see `optax_ortho.layouts.assignment`.
 
 Where mesh axes are shared, an owner is not one device but the group along them.
 """
@@ -46,8 +46,8 @@ class Leaf(NamedTuple):
 class Route(NamedTuple):
     """The mesh axes of a leaf's batch, of its matrices, and of its replicas.
 
-    Those of matrices are in the order in which pieces are exchanged. No piece is
-    exchanged along `shared`, whose devices work on each matrix together.
+    The mesh axes of matrices are in the order in which pieces are exchanged. No piece
+    is exchanged along `shared`, whose devices work on each matrix together.
     """
 
     batch: Axes
@@ -70,8 +70,8 @@ class Kind(NamedTuple):
       lead: the number of `dims` on the leading side.
       fan_out_leads: whether fan_out leads; None where that makes no difference.
       cut: the index in `dims` and the sizes by which a fused leaf is split, or None.
-      dtypes: those of the leaf.
-      rows_beside: that of `MatrixAxes`.
+      dtypes: the dtypes of the leaf.
+      rows_beside: the `rows_beside` of its axes.
     """
 
     dims: tuple[int, ...]
@@ -131,8 +131,8 @@ class Round(NamedTuple):
 def route_of(leaf: Leaf, mesh: MeshShape) -> Route:
     """The mesh axes, longer than 1, of each part of a leaf.
 
-    Those of a matrix are in the order of the exchange: the trailing side's before the
-    leading side's, so that an owner receives the matrix in column blocks.
+    The axes of a matrix are in the order of the exchange: the trailing side's before
+    the leading side's, so that an owner receives the matrix in column blocks.
     """
     lead, trail = _sides(leaf, mesh)
     stacked = leaf.axes.batch(len(leaf.shape))
@@ -179,7 +179,7 @@ def whole_dims(kind: Kind, mesh: MeshShape) -> tuple[int, ...]:
 
 
 def block_dims(kind: Kind, mesh: MeshShape) -> list[tuple[int, ...]]:
-    """`whole_dims` of each block of a fused leaf; those of the matrix if it is none."""
+    """`whole_dims` of each block of a fused leaf, or of the one matrix."""
     whole = whole_dims(kind, mesh)
     if kind.cut is None:
         return [whole]

@@ -25,7 +25,7 @@ class Across(NamedTuple):
       shape: the shape of a gradient, given the path and the leaf of the parameter.
       agree: from marks of this device's gradients to marks of all, equal everywhere.
       at_gradients: selects the marks, or flags, of this device's gradients.
-      at_params: selects those of this device's shards of the parameters.
+      at_params: selects the marks, or flags, of this device's shards of the parameters.
     """
 
     shape: Callable[[str, Any], tuple[int, ...]]
@@ -170,9 +170,9 @@ def uniform(f: Callable, beside: Any, state: Any, scalars: Sequence) -> Callable
 
     Args:
       f: the function that `map` is given.
-      beside: that of `map`, or None.
-      state: that of `map`, or None.
-      scalars: those of `map`.
+      beside: the argument of `map`, or None.
+      state: the argument of `map`, or None.
+      scalars: the argument of `map`.
 
     Returns:
       A function of matrices and ``(beside, state)`` that returns the result and the new
@@ -204,8 +204,8 @@ def given_of(result: Any, beside: Any, state: Any, new_beside: Any, new_state: A
 
 def fields_of(f: Callable) -> Any:
     """The structure of a state, from the function that `init` is given."""
-    one = jax.ShapeDtypeStruct((1, 1), jnp.float32)
-    return jax.tree.structure(jax.eval_shape(f, one))
+    matrix = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+    return jax.tree.structure(jax.eval_shape(f, matrix))
 
 
 def on_every_device(x: jax.Array) -> jax.Array:

@@ -66,7 +66,7 @@ class Local(Layout):
         beside: Any = None,
         scalars: Sequence[jax.Array] = (),
     ) -> Any:
-        """See `Layout`.
+        """Implements `Layout`.
 
         Examples:
           >>> import jax.numpy as jnp
@@ -112,7 +112,7 @@ class Local(Layout):
         return trees[0] if len(trees) == 1 else tuple(trees)
 
     def init(self, f: Callable, axes: AxesOf, tree: Any) -> Any:
-        """See `Layout`; a tree like the parameters in the place of each array.
+        """Implements `Layout`; a tree like the parameters in the place of each array.
 
         Arrays have the batch axes of the leaf in front; a fused leaf has a
         `FusedState`.
@@ -139,7 +139,7 @@ class Local(Layout):
     def map_shards(
         self, make: Callable[[int, int], Callable], axes: AxesOf, tree: Any
     ) -> Any:
-        """See `Layout`; every device has whole matrices."""
+        """Implements `Layout`; every device has whole matrices."""
         return self.map(make(1, 1), axes, tree)
 
     def _run(self, f: Callable, tasks: list[Task]) -> list:

@@ -55,25 +55,25 @@ class Owned(Layout):
         raise TypeError(NOT_MAPPED)
 
     def specs(self, state: Any) -> Any:
-        """See `Layout`."""
+        """Implements `Layout`."""
         return self.shards.specs(state)
 
     def place(self, state: Any) -> Any:
-        """See `Layout`."""
+        """Implements `Layout`."""
         return self.shards.place(state)
 
     def direction(self, make: Make, axes: AxesOf) -> optax.GradientTransformation:
-        """See `Layout`; from local gradients to each device's shards of the update."""
+        """Implements `Layout`; from local gradients to shards of the update."""
         return on_owners(make, axes, self, self.shards, self.over)
 
     def resident(self, make: Make, axes: AxesOf) -> optax.GradientTransformation:
-        """See `Layout`."""
+        """Implements `Layout`."""
         return self.direction(make, axes)
 
     def fallback(
         self, tx: optax.GradientTransformation
     ) -> optax.GradientTransformation:
-        """See `Layout`; on shards, with the state that `tx` has in any layout."""
+        """Implements `Layout`; on shards, with the state of `tx` in any layout."""
         inner = optax.with_extra_args_support(tx)
 
         def update(updates, state, params=None, **extra):
@@ -82,12 +82,12 @@ class Owned(Layout):
         return optax.GradientTransformationExtraArgs(inner.init, update)
 
     def whole(self, path: str, leaf: Any) -> jax.ShapeDtypeStruct:
-        """See `Layout`."""
+        """Implements `Layout`."""
         del leaf
         return self.shards.params.whole(path)
 
     def across(self) -> Across:
-        """See `Layout`."""
+        """Implements `Layout`."""
         return Across(
             lambda path, leaf: self.gradient_shape(path),
             self.agree,
@@ -146,12 +146,12 @@ class Owned(Layout):
         return treedef.unflatten(agreed)
 
     def at_gradients(self, flags: Any) -> Any:
-        """The marks, or flags, of this device's gradients, from those of all."""
+        """The marks, or flags, of this device's gradients, from the marks of all."""
         rest = tuple(a for a in self.mesh.axis_names if a not in self.over)
         return self._on_leaves(shard_of, flags, rest)
 
     def at_params(self, flags: Any) -> Any:
-        """The marks, or flags, of this device's shards, from those of all."""
+        """The marks, or flags, of this device's shards, from the marks of all."""
         return self._on_leaves(shard_of, flags, self.mesh.axis_names)
 
     def _kept(self, path: str) -> tuple[Axes, ...]:
@@ -179,12 +179,12 @@ def owned(params: Any, over: Axes | str, wire_dtype: Any = jnp.bfloat16) -> Owne
 
     Each device hands ``update`` the gradient of its own part of the batch, not yet
     reduced. A matrix's gradients are averaged on its owner, in a reduce-scatter that
-    sends as many bytes as that of FSDP; its momentum, and every other state, is stored
+    sends as many bytes as in FSDP; its momentum, and every other state, is stored
     there, and only the update is communicated, once. Other parameters are averaged into
     their shards.
 
-    Stages that couple matrices, such as a global norm, would couple those of one owner
-    alone, so a recipe may have none.
+    Stages that couple matrices, such as a global norm, would couple the matrices of one
+    owner alone, so a recipe may have none.
 
     Args:
       params: the parameters, as in `sharded`.
@@ -230,8 +230,8 @@ def replicated(
       wire_dtype: as in `sharded`.
 
     Returns:
-      A layout, for the `layout` argument of any recipe. States of matrices are those of
-      each device's own, so `init` goes inside too.
+      A layout, for the `layout` argument of any recipe. Every device has the states of
+      its matrices alone, so `init` goes inside too.
 
     Examples:
       >>> import jax

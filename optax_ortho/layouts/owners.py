@@ -2,7 +2,7 @@
 
 Gradients enter the stacks of their owners, averaged on the way if devices have
 different ones; a direction runs on the stacks of each owner; and its updates leave to
-the shards of the parameters. The rounds are those of `layouts.sharded`, with the halves
+the shards of the parameters. The rounds run as in `layouts.sharded`, with the halves
 apart.
 """
 

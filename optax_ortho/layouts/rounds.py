@@ -136,7 +136,7 @@ def _repeated(
       round_: the round.
       mesh: the size of each mesh axis.
       inputs: the pieces of each operand, by leaf and first index.
-      states: those of this round.
+      states: the states of this round.
 
     Returns:
       The pieces of each result, by leaf and first index, and the new states.

@@ -70,12 +70,12 @@ class Sharded(Layout):
 
     @property
     def shards(self) -> "Sharded":
-        """See `Layout`."""
+        """Implements `Layout`."""
         return self
 
     @property
     def has_shards(self) -> bool:
-        """See `Layout`."""
+        """Implements `Layout`."""
         return self.params.by_path is not None
 
     def map(
@@ -87,7 +87,7 @@ class Sharded(Layout):
         beside: Any = None,
         scalars: Sequence[jax.Array] = (),
     ) -> Any:
-        """See `Layout`; an `Orthogonalizer` may receive a matrix's transpose."""
+        """Implements `Layout`; an `Orthogonalizer` may receive a matrix's transpose."""
         treedef = jax.tree.structure(operands[0])
         columns = [treedef.flatten_up_to(operand) for operand in operands]
         leaves = self._leaves(axes, operands[0], columns)
@@ -139,7 +139,7 @@ class Sharded(Layout):
         return given_of(tree, beside, state, new_beside, new_state)
 
     def init(self, f: Callable, axes: AxesOf, tree: Any) -> Any:
-        """See `Layout`; an `OwnerStacks` in the place of each array.
+        """Implements `Layout`; an `OwnerStacks` in the place of each array.
 
         Its arrays are sharded over all axes of `owner_mesh`.
         """
@@ -166,7 +166,7 @@ class Sharded(Layout):
     def map_shards(
         self, make: Callable[[int, int], Callable], axes: AxesOf, tree: Any
     ) -> Any:
-        """See `Layout`; a part is what a device has of a matrix."""
+        """Implements `Layout`; a part is what a device has of a matrix."""
         leaves, mesh = self._leaves(axes, tree, []), self.mesh.shape
         axes_of = {leaf.path: leaf.axes for leaf in leaves}
         paths: dict[tuple[int, int], list[str]] = {}
@@ -188,17 +188,17 @@ class Sharded(Layout):
         return treedef.unflatten([results[path] for path in axes_of])
 
     def specs(self, state: Any) -> Any:
-        """See `Layout`."""
+        """Implements `Layout`."""
         return specs.state_specs(state, tuple(self.owner_mesh), self.params)
 
     def place(self, state: Any) -> Any:
-        """See `Layout`; inside of a shard_map, the state itself."""
+        """Implements `Layout`; inside of a shard_map, the state itself."""
         if self.params.is_manual() or not isinstance(self.mesh, Mesh):
             return state
         return specs.constrained(state, self.mesh, self.specs(state))
 
     def resident(self, make: Make, axes: AxesOf) -> optax.GradientTransformation:
-        """See `Layout`; where a device is one of several slices, stages exchange."""
+        """Implements `Layout`; with several TPU slices, the stages exchange."""
         if self.params.by_path is None or self.dcn:
             return make(axes, self)
         return on_shards(make, axes, self)

@@ -51,7 +51,7 @@ class Params:
         Args:
           path: its path.
           axes: its matrix axes.
-          *dtypes: those of the operands in its place.
+          *dtypes: the dtypes of the operands in its place.
 
         Raises:
           ValueError: there is no such parameter, or the axes do not fit it.

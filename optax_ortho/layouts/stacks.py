@@ -24,7 +24,7 @@ from optax_ortho.states import Structure, blocks_of, state_of
 
 
 class OwnerStacks(NamedTuple):
-    """What belongs to each matrix as a whole, stored with its owner.
+    """A state of matrices, each as a whole, stored with their owners.
 
     Attributes:
       by_shape: for each shape of matrix, such as ``"768x3072"``, an array of shape
@@ -35,7 +35,7 @@ class OwnerStacks(NamedTuple):
 
 
 class OwnerEntries(NamedTuple):
-    """What belongs to entries, rows or columns, such as a momentum, with the owners.
+    """A state of entries, rows or columns, such as a momentum, stored with owners.
 
     Attributes:
       by_shape: for each shape of matrix ``"MxN"``, an array that broadcasts to ``(slots
@@ -91,7 +91,7 @@ Matrices = dict[tuple[int, int], Any]
 
 
 def from_stacks(stacks: Mapping[str, Any], slots: Occupancy) -> Matrices:
-    """What belongs to each matrix, from the stacks of all owners."""
+    """The state of each matrix, from the stacks of all owners."""
     rows: dict[tuple[int, int], dict[int, int]] = {}
     names: dict[tuple[int, int], str] = {}
     for name in slots.by_device:
@@ -129,7 +129,7 @@ def to_stacks(matrices: Matrices, slots: Occupancy) -> dict[str, Any]:
 
 
 def from_leaves(values: Sequence[Any], leaves: Sequence[Leaf]) -> Matrices:
-    """What belongs to each matrix, from what belongs to each leaf.
+    """The state of each matrix, from the state of each leaf.
 
     Args:
       values: for each leaf a pytree of arrays with its batch axes in front, or a
@@ -148,7 +148,7 @@ def from_leaves(values: Sequence[Any], leaves: Sequence[Leaf]) -> Matrices:
 
 
 def to_leaves(matrices: Matrices, leaves: Sequence[Leaf]) -> list[Any]:
-    """What belongs to each leaf; the inverse of `from_leaves`."""
+    """The state of each leaf; the inverse of `from_leaves`."""
     values = []
     for number, leaf in enumerate(leaves):
         batch = _batch(leaf)
@@ -167,7 +167,7 @@ def _batch(leaf: Leaf) -> tuple[int, ...]:
 
 
 def of_this_owner(values: Sequence[Any], slots: Occupancy, owners: Axes) -> dict:
-    """This owner's stacks of what every device has, where mesh axes are manual.
+    """This owner's stacks, from values that every device has.
 
     Args:
       values: as in `from_leaves`.
@@ -184,7 +184,7 @@ def of_this_owner(values: Sequence[Any], slots: Occupancy, owners: Axes) -> dict
 
 
 def of_all_owners(stacks: Mapping[str, Any], slots: Occupancy, owners: Axes) -> list:
-    """What belongs to each leaf, on every device; the inverse of `of_this_owner`."""
+    """The state of each leaf, on every device; the inverse of `of_this_owner`."""
     rows = jax.tree.map(lambda x: lax.all_gather(x, owners, tiled=True), stacks)
     return to_leaves(from_stacks(rows, slots), slots.leaves)
 
@@ -214,10 +214,10 @@ class Slots(Layout):
         beside: Any = None,
         scalars: Sequence[jax.Array] = (),
     ) -> Any:
-        """See `Layout`; nothing is beside the stacks of one owner.
+        """Implements `Layout`; nothing is beside the stacks of one owner.
 
         The result and the new state of an empty slot of large matrices are zeros and
-        the old state; those of small matrices are whatever `f` makes of the slot.
+        the old state; for small matrices they are whatever `f` makes of the slot.
         """
         del beside
         f = f.orthogonalize if isinstance(f, Orthogonalizer) else f
@@ -252,7 +252,7 @@ class Slots(Layout):
         return tree if state is None else (tree, _stacked(new, stacks[0]))
 
     def init(self, f: Callable, axes: AxesOf, tree: Any) -> Any:
-        """See `Layout`; an `OwnerStacks` in the place of each array."""
+        """Implements `Layout`; an `OwnerStacks` in the place of each array."""
         state = local(self.batch_bytes).init(f, axes, tree.by_shape)
         return _stacked(state, tree.by_shape)
 

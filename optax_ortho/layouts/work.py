@@ -81,7 +81,7 @@ def work_of(
         shape and the new state.
       kinds: of the matrices of each leaf.
       mesh: the size of each mesh axis.
-      states: those of all matrices, or of one device's.
+      states: the states of all matrices, or of one device's.
       wire_dtype: the dtype to which wider floating point is narrowed on its way.
       at_once: as in `Work`.
 
@@ -151,7 +151,7 @@ def run_round(
       round_: the round.
       mesh: the size of each mesh axis.
       pieces: gives the ``(rows, columns)`` of a unit on this device, of each operand.
-      states: those of this device's units.
+      states: the states of this device's units.
 
     Returns:
       The pieces of each result of each unit on this device, and the new states.

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 import optax_ortho
 from benchmarks.aot.contenders import a_matrix, contrib_muon
 from benchmarks.aot.floors import floor
-from benchmarks.aot.measure import Figures, measure
+from benchmarks.aot.measure import Metrics, measure
 from benchmarks.aot.trees import tree
 from optax_ortho.layouts import local, sharded
 from optax_ortho.orthogonalizers import NewtonSchulz
@@ -23,7 +23,7 @@ every_mesh = pytest.mark.parametrize("sharding", MESHES)
 
 
 @functools.cache
-def figures(sharding: str, name: str, layers: int, steps: int) -> tuple[Figures, list]:
+def figures(sharding: str, name: str, layers: int, steps: int) -> tuple[Metrics, list]:
     """Of a step of Muon, and the parameters' shapes."""
     shape, names = MESHES[sharding]
     mesh = Mesh(np.array(jax.devices()).reshape(shape), names)
