@@ -52,6 +52,7 @@ def resolve(labels: Any) -> Labeller:
 
     Raises:
       TypeError: an array, a model, a tree of functions, or another kind of value.
+      ValueError: asked for the label of one vector without a name, if labels is None.
 
     Examples:
       >>> rules = resolve({"**/kernel": MatrixAxes(), "**": "vector"})
@@ -60,7 +61,7 @@ def resolve(labels: Any) -> Labeller:
     """
     refuse_array("labels", labels)
     if labels is None:
-        return Rule(by_name)
+        return Rule(_by_name)
     if isinstance(labels, Labeller):
         return labels
     if is_module(labels, "flax.nnx") or is_module(labels, "flax.linen"):
@@ -68,7 +69,7 @@ def resolve(labels: Any) -> Labeller:
             f"labels is a model, {type(labels).__name__}; write labels=label(model), "
             "or label(model, *example_inputs) for a Linen module."
         )
-    if callable(labels):
+    if callable(labels) and not _is_tree_of_roles(labels):
         return Rule(labels)
     refuse_functions(labels)
     rules = _in_order(labels)
@@ -80,6 +81,27 @@ def resolve(labels: Any) -> Labeller:
                 "a tree of roles, MatrixAxes and Labels."
             )
     return Patterns(rules)
+
+
+def _by_name(path: str, leaf: Any) -> Any:
+    if not path and jnp.ndim(leaf) == 1:
+        raise ValueError(
+            "The parameters are one vector without a name, as optax.flatten makes "
+            "them, and a vector has no matrices. Give the recipe the tree of parameters "
+            "without optax.flatten; if it is one vector, say labels=lambda path, leaf: "
+            "'vector'."
+        )
+    return by_name(path, leaf)
+
+
+def _is_tree_of_roles(labels: Any) -> bool:
+    """Whether a callable is a tree, as the modules of Equinox are, that holds roles."""
+    if isinstance(labels, jax.tree_util.Partial):
+        return False
+    leaves = jax.tree.leaves(labels)
+    return bool(leaves) and all(
+        isinstance(leaf, (str, MatrixAxes, Label)) for leaf in leaves
+    )
 
 
 def _in_order(labels: Any) -> tuple[tuple[str, Any], ...]:

@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
+import optax_ortho
 from optax_ortho.labels import Label, Labeller, label, resolve
 from optax_ortho.matrices import MatrixAxes
 from tests import models
@@ -62,6 +63,45 @@ def test_trees_and_rules(tree):
     assert labels.label("up/kernel", W) == DENSE
     assert labels.label("up/bias", W) == Label("bias")
     assert labels.label("wte", W) == Label("embedding")
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Net:
+    """A callable container of parameters, as the modules of Equinox are."""
+
+    def __init__(self, kernel, bias):
+        self.kernel, self.bias = kernel, bias
+
+    def __call__(self, x):
+        return x @ self.kernel + self.bias
+
+    def tree_flatten_with_keys(self):
+        key = jax.tree_util.GetAttrKey
+        return ((key("kernel"), self.kernel), (key("bias"), self.bias)), None
+
+    def tree_flatten(self):
+        return (self.kernel, self.bias), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
+def test_a_tree_that_is_callable_is_a_tree():
+    labels = resolve({"net": Net(MatrixAxes(), "bias")}["net"])
+    assert labels.label("kernel", W) == DENSE
+    assert labels.label("bias", W) == Label("bias")
+    rule = jax.tree_util.Partial(lambda role, path, leaf: role, "head")
+    assert resolve(rule).label("kernel", W) == Label("head")
+
+
+def test_one_vector_without_a_name_is_refused():
+    params = {"up": {"kernel": W}}
+    flat = optax.flatten(optax_ortho.muon(0.1))
+    with pytest.raises(ValueError, match="without optax.flatten"):
+        flat.init(params)
+    said = optax.flatten(optax_ortho.muon(0.1, labels=lambda path, leaf: "vector"))
+    said.update(params, said.init(params), params)
 
 
 def test_rules_keep_their_order():

@@ -488,3 +488,19 @@ def test_a_layer_whose_kernel_was_replaced_is_refused():
     linear.kernel = nnx.Param(jnp.zeros((6, 9)))
     with pytest.raises(ValueError, match=r"'up/kernel' has shape \(6, 9\)"):
         label(nnx.Dict(up=linear))
+
+
+def test_attention_of_one_module_a_head():
+    class Head(nnx.Module):
+        def __init__(self, rngs):
+            self.key = nnx.Linear(16, 4, rngs=rngs)
+            self.query = nnx.Linear(16, 4, rngs=rngs)
+
+    class Attention(nnx.Module):
+        def __init__(self, rngs):
+            self.heads = nnx.List([Head(rngs), Head(rngs)])
+            self.proj = nnx.Linear(8, 16, rngs=rngs)
+
+    found = label(Attention(nnx.Rngs(0)))
+    roles = {x.role for path, _, x in found if path.endswith("kernel")}
+    assert roles == {"matrix"}

@@ -232,6 +232,19 @@ def test_a_module_called_a_head_holds_matrices():
     assert sum(label.role == "matrix" for _, _, label in rows) == 2 + 4
 
 
+@pytest.mark.parametrize("container", ["attn/heads/0", "heads_0", "attn/head/1"])
+def test_attention_of_one_module_a_head(container):
+    for name in ("query", "key", "value"):
+        found = label(nested(f"{container}/{name}/kernel", jnp.ones((16, 4))))
+        assert [x.role for _, _, x in found] == ["matrix"]
+
+
+def nested(path: str, leaf: Any) -> Any:
+    for key in reversed(path.split("/")):
+        leaf = {key: leaf}
+    return leaf
+
+
 def test_own_layers_of_a_tree():
     params = {f"fc_{i}": {"kernel": leaf(16, 16)} for i in range(6)}
     params |= {"head": {"kernel": leaf(16, 10)}, "pos_embedding": leaf(1, 8, 16)}
