@@ -172,9 +172,9 @@ def scale_by_am_adamw(
             _spread(weight_decay_mask, given),
         )
         treedef = jax.tree.structure(updates)
+        leaves = treedef.flatten_up_to(results)  # A group of a partition has none.
         step, d, v, beta, product = (
-            treedef.unflatten(column)
-            for column in zip(*treedef.flatten_up_to(results), strict=True)
+            treedef.unflatten([leaf[i] for leaf in leaves]) for i in range(5)
         )
         return step, AmAdamWState(count, d, v, beta, product, rate)
 

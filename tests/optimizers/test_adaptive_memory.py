@@ -244,3 +244,11 @@ def test_functions_under_inject_hyperparams_name_the_way_out(factory, name):
     tx = optax.inject_hyperparams(factory)(0.1, **{name: lambda count: 1.0})
     with pytest.raises(TypeError, match=f"static_args.*{name}"):
         tx.init(new_params(SHAPES))
+
+
+def test_a_group_without_leaves_takes_steps():
+    params = {"kernel": jnp.ones((4, 6))}
+    groups = {"none": am_adamw(0.1), "all": optax.sgd(0.1)}
+    tx = optax.partition(groups, {"kernel": "all"})
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert_close(updates["kernel"], -0.1 * params["kernel"], 1e-6, "SGD's step")
