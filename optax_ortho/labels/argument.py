@@ -87,9 +87,9 @@ def _by_name(path: str, leaf: Any) -> Any:
     if not path and jnp.ndim(leaf) == 1:
         raise ValueError(
             "The parameters are one vector without a name, as optax.flatten makes "
-            "them, and a vector has no matrices. Give the recipe the tree of parameters "
-            "without optax.flatten; if it is one vector, say labels=lambda path, leaf: "
-            "'vector'."
+            "them, and a vector has no matrices. Give the recipe the tree of "
+            "parameters without optax.flatten; if it is one vector, say "
+            "labels=lambda path, leaf: 'vector'."
         )
     return by_name(path, leaf)
 
