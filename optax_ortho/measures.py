@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optax_ortho.layouts import Layout
+
 
 class MeasuredState(NamedTuple):
     """Metrics of the last step, and the state of the measured transformation.
@@ -69,7 +71,7 @@ class SpectrumState(NamedTuple):
 
 
 def measured_spectrum(
-    inner: optax.GradientTransformation, axes: Any, layout: Any
+    inner: optax.GradientTransformation, axes: Any, layout: Layout
 ) -> optax.GradientTransformationExtraArgs:
     """Measures singular values, by two singular value decompositions a matrix.
 

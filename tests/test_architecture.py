@@ -15,8 +15,8 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LAYERS = (
     ("states",),
     ("checks", "recording", "names", "tables", "dtypes", "matrices"),
-    ("blocks", "inputs", "layouts", "labels", "measures"),
-    ("chain", "frames", "guard", "statistics"),
+    ("blocks", "inputs", "layouts", "labels"),
+    ("chain", "frames", "guard", "measures", "statistics"),
     ("momentum", "orthogonalizers", "normalizers", "trust_region", "constraints"),
     ("bases", "kronecker"),
     ("recipes",),

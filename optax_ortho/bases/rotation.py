@@ -27,6 +27,7 @@ from optax_ortho import layouts
 from optax_ortho.bases.sides import Side, check_side, short_first, side_first
 from optax_ortho.checks import check_number
 from optax_ortho.frames import Frame, in_frame
+from optax_ortho.layouts import Layout
 from optax_ortho.matrices import AxesOf, last_two
 from optax_ortho.orthogonalizers.method import Method
 from optax_ortho.orthogonalizers.prescale import to_unit
@@ -116,7 +117,7 @@ def in_rotation(
     side: Side = "short",
     cutoff: Any = CUTOFF,
     axes: AxesOf = last_two,
-    layout: Any = None,
+    layout: Layout | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Runs a transformation of matrices, each in its own rotated basis.
 

@@ -26,6 +26,7 @@ from optax_ortho import layouts
 from optax_ortho.bases.inverse_roots import Eigh, InverseRoot
 from optax_ortho.checks import check_number, refuse_array
 from optax_ortho.frames import Frame
+from optax_ortho.layouts import Layout
 from optax_ortho.matrices import AxesOf, last_two
 from optax_ortho.orthogonalizers.prescale import to_unit
 from optax_ortho.orthogonalizers.products import highest
@@ -63,7 +64,7 @@ def whitening(
     max_dim: int | None = None,
     inverse_root: InverseRoot | None = None,
     axes: AxesOf = last_two,
-    layout: Any = None,
+    layout: Layout | None = None,
 ) -> Frame:
     """The whitened frame, as in the box above, for `in_frame`.
 

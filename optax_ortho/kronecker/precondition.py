@@ -27,6 +27,7 @@ from optax_ortho.kronecker.rank_one import MovingAverage, Rule, as_rules
 from optax_ortho.kronecker.rescale import joined, norm_of_parts, parted
 from optax_ortho.kronecker.statistics import of_layers
 from optax_ortho.kronecker.switch import LossRate
+from optax_ortho.layouts import Layout
 from optax_ortho.matrices import AxesOf, last_two
 from optax_ortho.orthogonalizers.prescale import to_unit
 
@@ -52,7 +53,7 @@ def precondition(
     dtype: Any = None,
     switch: LossRate | None = None,
     axes: AxesOf = last_two,
-    layout: Any = None,
+    layout: Layout | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Preconditions each layer by the inverse moments of its inputs and gradients.
 

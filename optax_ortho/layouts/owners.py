@@ -24,7 +24,7 @@ from optax_ortho.layouts.geometry import (
     kind_of,
     mesh_size,
 )
-from optax_ortho.layouts.layout import Make
+from optax_ortho.layouts.layout import Layout, Make
 from optax_ortho.layouts.local import local
 from optax_ortho.layouts.rounds import run_rounds
 from optax_ortho.layouts.specs import averaged
@@ -175,7 +175,7 @@ def owners_of(shards: Any, over: Axes, axes: AxesOf, tree: Any) -> Owners:
 
 
 def on_owners(
-    make: Make, axes: AxesOf, layout: Any, shards: Any, over: Axes
+    make: Make, axes: AxesOf, layout: Layout, shards: Any, over: Axes
 ) -> optax.GradientTransformationExtraArgs:
     """A direction on the stacks of owners, from gradients to shards of its update.
 

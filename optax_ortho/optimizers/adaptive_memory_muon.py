@@ -26,6 +26,7 @@ import optax
 from optax_ortho.chain import ortho_chain
 from optax_ortho.checks import refuse_array
 from optax_ortho.guard import guard, stacked_axes
+from optax_ortho.layouts import Layout
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import adaptive_memory
 from optax_ortho.orthogonalizers import orthogonalize
@@ -43,7 +44,7 @@ def scale_by_adaptive_memory_muon(
     trust_region: ShapeFactor | optax.GradientTransformation | None = None,
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
-    layout: Any = None,
+    layout: Layout | None = None,
     nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `adaptive_memory_muon`, for a tree of matrices alone.

@@ -49,6 +49,7 @@ from optax_ortho.chain import OrthoState as AroState  # noqa: F401 (its public n
 from optax_ortho.chain import ortho_chain
 from optax_ortho.checks import refuse_array
 from optax_ortho.guard import guard, stacked_axes
+from optax_ortho.layouts import Layout
 from optax_ortho.matrices import AxesOf, last_two
 from optax_ortho.momentum import ema
 from optax_ortho.normalizers import sinkhorn
@@ -70,7 +71,7 @@ def scale_by_aro(
     trust_region: ShapeFactor | optax.GradientTransformation | None = None,
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
-    layout: Any = None,
+    layout: Layout | None = None,
     nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """ARO's direction, for a tree in which every leaf is a matrix (see `aro`).

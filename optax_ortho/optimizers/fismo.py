@@ -48,7 +48,7 @@ from optax_ortho.checks import refuse_array
 from optax_ortho.dtypes import keep_dtypes
 from optax_ortho.frames import in_frame
 from optax_ortho.guard import guard, stacked_axes
-from optax_ortho.layouts import local
+from optax_ortho.layouts import Layout, local
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import ema
 from optax_ortho.orthogonalizers import orthogonalize
@@ -72,7 +72,7 @@ def scale_by_fismo(
     trust_region: ShapeFactor | optax.GradientTransformation | None = None,
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
-    layout: Any = None,
+    layout: Layout | None = None,
     nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """FISMO's direction, for a tree in which every leaf is a matrix (see `fismo`).

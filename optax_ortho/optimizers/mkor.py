@@ -46,6 +46,7 @@ from optax_ortho.kronecker import (
     with_biases,
 )
 from optax_ortho.labels import resolve
+from optax_ortho.layouts import Layout
 from optax_ortho.matrices import AxesOf, last_two
 from optax_ortho.momentum import ema
 from optax_ortho.recipes import Common, matrices_else_fallback, recipe_of
@@ -64,7 +65,7 @@ def scale_by_mkor(
     base: optax.GradientTransformation | None = None,
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
-    layout: Any = None,
+    layout: Layout | None = None,
     nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """MKOR's direction, for a tree of kernels and their biases (see `mkor`).

@@ -39,6 +39,7 @@ from optax_ortho.chain import OrthoState as MuonState  # noqa: F401 (its public 
 from optax_ortho.chain import ortho_chain
 from optax_ortho.checks import refuse_array
 from optax_ortho.guard import guard, stacked_axes
+from optax_ortho.layouts import Layout
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import nesterov
 from optax_ortho.orthogonalizers import orthogonalize
@@ -56,7 +57,7 @@ def scale_by_muon(
     trust_region: ShapeFactor | optax.GradientTransformation | None = None,
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
-    layout: Any = None,
+    layout: Layout | None = None,
     nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """Muon's direction, for a tree in which every leaf is a matrix (see `muon`).

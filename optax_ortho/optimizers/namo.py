@@ -31,6 +31,7 @@ from typing import Any, Unpack
 
 import optax
 
+from optax_ortho.layouts import Layout
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.optimizers.namo_d import scale_by_namo_d, without_decay
 from optax_ortho.recipes import Common, recipe_of
@@ -50,7 +51,7 @@ def scale_by_namo(
     weight_decay_mask: Any = None,
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
-    layout: Any = None,
+    layout: Layout | None = None,
     nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """NAMO's direction, for a tree in which every leaf is a matrix (see `namo`).

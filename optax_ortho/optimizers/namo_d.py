@@ -27,6 +27,7 @@ import optax
 from optax_ortho.chain import ortho_chain
 from optax_ortho.checks import refuse_array
 from optax_ortho.guard import guard, stacked_axes
+from optax_ortho.layouts import Layout
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import nesterov
 from optax_ortho.normalizers import moment_norm
@@ -50,7 +51,7 @@ def scale_by_namo_d(
     weight_decay_mask: Any = None,
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
-    layout: Any = None,
+    layout: Layout | None = None,
     nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """NAMO-D's direction, for a tree in which every leaf is a matrix (see `namo_d`).

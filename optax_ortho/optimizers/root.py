@@ -35,6 +35,7 @@ from optax_ortho.chain import OrthoState as RootState  # noqa: F401 (its public 
 from optax_ortho.chain import ortho_chain
 from optax_ortho.checks import refuse_array
 from optax_ortho.guard import guard, stacked_axes
+from optax_ortho.layouts import Layout
 from optax_ortho.matrices import AxesOf, Orthogonalizer, last_two
 from optax_ortho.momentum import heavy_ball
 from optax_ortho.orthogonalizers import Clipped, ShapedNewtonSchulz, orthogonalize
@@ -54,7 +55,7 @@ def scale_by_root(
     trust_region: ShapeFactor | optax.GradientTransformation | None = None,
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
-    layout: Any = None,
+    layout: Layout | None = None,
     nonfinite: str | None = "skip_matrix",
 ) -> optax.GradientTransformationExtraArgs:
     """ROOT's direction, for a tree in which every leaf is a matrix (see `root`).

@@ -27,6 +27,7 @@ import optax
 
 from optax_ortho import layouts
 from optax_ortho.checks import check_number, refuse_array
+from optax_ortho.layouts import Layout
 from optax_ortho.matrices import AxesOf, last_two
 from optax_ortho.orthogonalizers.method import Method
 from optax_ortho.orthogonalizers.prescale import is_tall, to_unit
@@ -110,7 +111,7 @@ def low_rank(
     seed: int = 0,
     mu_dtype: Any = None,
     axes: AxesOf = last_two,
-    layout: Any = None,
+    layout: Layout | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Orthonormalizes the leading part of the momentum; the rest stays for later steps.
 

@@ -9,6 +9,7 @@ import optax
 
 from optax_ortho import layouts
 from optax_ortho.checks import refuse_array
+from optax_ortho.layouts import Layout
 from optax_ortho.matrices import (
     AxesOf,
     MatrixAxes,
@@ -30,13 +31,13 @@ class Orthogonalized(NamedTuple):
     dtype: Any
     axes: MatrixAxes
     orthogonalizer: Any
-    layout: Any
+    layout: Layout
 
 
 def orthogonalize(
     orthogonalizer: Orthogonalizer | Callable[[jax.Array], jax.Array] | None = None,
     axes: AxesOf = last_two,
-    layout: Any = None,
+    layout: Layout | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Orthogonalizes every matrix of a tree.
 
@@ -80,7 +81,7 @@ def orthogonalize(
 
 
 def _every_step(
-    orthogonalizer: Any, axes: AxesOf, layout: Any
+    orthogonalizer: Any, axes: AxesOf, layout: Layout
 ) -> optax.GradientTransformationExtraArgs:
     as_function(orthogonalizer)
 
@@ -91,7 +92,7 @@ def _every_step(
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def record_matrices(params: Any, axes: AxesOf, method: Any, layout: Any) -> None:
+def record_matrices(params: Any, axes: AxesOf, method: Any, layout: Layout) -> None:
     """Records the method of a stage for every leaf, for a summary.
 
     Args:

@@ -7,6 +7,7 @@ import optax
 
 from optax_ortho.checks import check_number, refuse_array
 from optax_ortho.labels import ROLES
+from optax_ortho.layouts import Layout
 
 
 class Common(TypedDict, total=False):
@@ -37,7 +38,7 @@ class Common(TypedDict, total=False):
     weight_decay: Any
     weight_decay_mask: Any
     labels: Any
-    layout: Any
+    layout: Layout | None
     nonfinite: str
     diagnostics: bool | str
     fallback: optax.GradientTransformation | Mapping | None
