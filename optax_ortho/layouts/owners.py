@@ -133,11 +133,12 @@ class Owners(NamedTuple):
         """
         dtype = jnp.result_type(*(leaf.dtypes[0] for leaf in self.leaves))
         on_device = lambda: f(self.empty(dtype))  # noqa: E731
+        on_mesh = self.shards.params.on_mesh
+        # Shapes on one device; `f` may ask for its position on the mesh.
+        state = jax.eval_shape(on_mesh(on_device, (), PartitionSpec()))
         along = PartitionSpec(self.shards.mesh.axis_names)
-        specs = jax.tree.map(
-            lambda s: along if s.ndim else PartitionSpec(), jax.eval_shape(on_device)
-        )
-        return self.shards.params.on_mesh(on_device, (), specs)()
+        specs = jax.tree.map(lambda s: along if s.ndim else PartitionSpec(), state)
+        return on_mesh(on_device, (), specs)()
 
     def _terms(self, gradient: jax.Array, leaf: Leaf) -> jax.Array:
         """This device's term of the average, the batch of the leaf in shards."""

@@ -182,3 +182,14 @@ def test_a_plan_counts_the_updates_alone():
     assert stays.floor_bytes == travels.floor_bytes / 2 > 0
     assert stays.flops >= travels.ideal_flops == stays.ideal_flops
     assert "MB of updates a step" in str(stays)
+
+
+def test_a_state_of_large_matrices_and_empty_slots_is_made():
+    """Two for eight owners; skipping an empty slot asks for the device's position."""
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    spec = NamedSharding(mesh, P("d"))
+    kernel = jax.ShapeDtypeStruct((512, 256), jnp.float32, sharding=spec)
+    params = {"up": {"kernel": kernel}, "down": {"kernel": kernel}}
+    tx = optax_ortho.fismo(0.1, layout=sharded(params))
+    state = jax.eval_shape(tx.init, params)
+    assert {x.shape[0] for x in jax.tree.leaves(state) if x.ndim} == {8}
