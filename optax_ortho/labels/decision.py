@@ -218,6 +218,8 @@ def _difference(leaf: Leaf, label: Label, names_router: bool) -> str:
         role = "vector"
     elif role == MATRIX and leaf.unit is None and says_head(leaf.path):
         role = "head"
+    if role == MATRIX and label.role == "head":
+        return ""  # A layer does not know that it is the last.
     if role == MATRIX and label.axes is not None:
         if _declared_axes(leaf, label.axes) is not None:
             return ""

@@ -9,7 +9,8 @@ abstract interpretation of the jaxpr. Names, module types and frameworks do not 
     values.py       the facts about an intermediate array
     reader.py       the walk through a program, and the ledger of uses
     rules.py        the rule of every primitive: movement, joins, lookups,
-                    elementwise, products, control
+                    elementwise, products, convolutions,
+                    control
     readings.py     from uses to roles
     trace.py        the readings of a function
 """

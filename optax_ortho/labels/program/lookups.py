@@ -103,10 +103,10 @@ def reduce(reader, equation, values):
             reader.use(view, "reduced", primitive=equation.primitive.name)
     moved = [
         view.at(axis for i, axis in enumerate(view.axes) if i not in gone)
-        for view in values[0].of(Kind.WEIGHT, Kind.RESULT)
+        for view in values[0].of(Kind.WEIGHT, Kind.RESULT, Kind.ONE_HOT)
     ]
     views = [
-        view if view.kind is Kind.RESULT else view.marked("computed")
+        view.marked("computed") if view.kind is Kind.WEIGHT else view
         for view in moved
         if view.kind is Kind.RESULT or leaf_axes(view.axes)
     ]

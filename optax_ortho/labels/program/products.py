@@ -1,4 +1,4 @@
-"""Rules of matrix products and convolutions, whose axes make a matrix."""
+"""Rules of matrix products, whose axes make a parameter a matrix."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 import jax.numpy as jnp
 
 from optax_ortho.labels.program.lookups import mark_stacked
-from optax_ortho.labels.program.movement import opaque
 from optax_ortho.labels.program.reader import Equation, Reader
 from optax_ortho.labels.program.values import Value, merged
 from optax_ortho.labels.program.views import (
@@ -105,7 +104,7 @@ def product(
     ]
     if not factors:
         _two_activations(reader, values, contracted, batch)
-        return [merged(values)]
+        return [merged(values, _encodings(equation, values, contracted, batch))]
     side = min(factors, key=lambda factor: factor.activation_like).side
     activation = values[1 - side]
     factored = {factor.view.leaf for factor in factors if factor.side == side}
@@ -113,10 +112,8 @@ def product(
         if view.leaf not in factored:  # W @ W says nothing of W.
             reader.use(view, "activation")
     mark_stacked(reader, activation, batch[1 - side])
-    one_hot = any(
-        leaf_axes([view.axes[i] for i in contracted[1 - side]])
-        for view in activation.of(Kind.ONE_HOT)
-    )
+    hot = _one_hot_places(activation, contracted[1 - side])
+    one_hot = 0 < len(hot) == len(contracted[1 - side])
     shape = equation.outvars[0].aval.shape
     # Axes of a product: batch axes, the rest of the left operand, and of the right.
     left = equation.invars[0].aval.ndim - len(contracted[0])
@@ -148,7 +145,10 @@ def product(
             )
             if holds
         )
-        reader.use(view, kind, factor.fan_in, factor.fan_out, marks=marks)
+        # Entries that a one-hot encoding selects are experts: a batch, and no fan-in.
+        chosen = leaf_axes([view.axes[contracted[side][place]] for place in hot])
+        fan_in = tuple(axis for axis in factor.fan_in if axis not in chosen)
+        reader.use(view, kind, fan_in, factor.fan_out, marks=marks)
         _note_cut_weight(reader, view, axes)
         views.append(View(view.leaf, tuple(axes), Kind.RESULT))
     if not activation.data and not one_hot:
@@ -158,47 +158,7 @@ def product(
             inner = leaf_axes([view.axes[i] for i in contracted[1 - side]])
             axes = placed(view, rest, 1 - side)
             views.append(view.at(axes, kind=Kind.PRODUCT, inner=inner))
-    return [_after(reader, values, activation, last, views)]
-
-
-def convolution(reader, equation, values):
-    """A convolution: fan-in over all taps and the input channels."""
-    activation, kernel = values
-    params, shape = equation.params, equation.outvars[0].aval.shape
-    out, inner, *taps = params["dimension_numbers"].rhs_spec
-    groups, channels = (
-        params["feature_group_count"],
-        params["dimension_numbers"].out_spec[1],
-    )
-    if params["batch_group_count"] > 1:
-        return opaque(reader, equation, values)
-
-    def placed(axis):
-        return [axis if i == channels else foreign(n) for i, n in enumerate(shape)]
-
-    views, last = [], set()
-    for view in kernel.of(*WEIGHTS):
-        made, kind = view.axes[out], "product"
-        fan_in = leaf_axes([view.axes[i] for i in (*taps, inner)])
-        if groups > 1:
-            # A vmap of a convolution merges its stack into the output channels.
-            is_stack = made[0].size == groups and bool(leaf_axes([made[1:]]))
-            kind, made = ("product", made[1:]) if is_stack else ("grouped", made)
-        reader.use(view, kind, fan_in, leaf_axes([made]))
-        last.add(view.leaf)
-        if kind == "product":
-            views.append(View(view.leaf, tuple(placed(view.axes[out])), Kind.RESULT))
-    if not last:
-        # A kernel that was resized by a constant matrix before it is used.
-        for view in kernel.of(Kind.RESULT) if not kernel.data else ():
-            reader.use(view, "resized")
-        return opaque(reader, equation, values)
-    if groups == shape[channels] > 1:  # Depthwise: the channels stay what they were.
-        source = params["dimension_numbers"].lhs_spec[1]
-        views += [
-            view.at(placed(view.axes[source])) for view in activation.of(Kind.RESULT)
-        ]
-    return [_after(reader, values, activation, last, views)]
+    return [after(reader, values, activation, last, views)]
 
 
 def _factor(
@@ -245,6 +205,33 @@ def _two_activations(
             )
 
 
+def _encodings(
+    equation: Equation, values: Sequence[Value], contracted: Sides, batch: Sides
+) -> list[View]:
+    """The one-hot encodings in a product without parameters."""
+    shape = equation.outvars[0].aval.shape
+    left = equation.invars[0].aval.ndim - len(contracted[0])
+    views = []
+    for side, start in enumerate((len(batch[0]), left)):
+        for view in values[side].of(Kind.ONE_HOT):
+            gone = {*contracted[side], *batch[side]}
+            rest = [i for i in range(len(view.axes)) if i not in gone]
+            axes = [view.axes[i] for i in batch[side]]
+            axes += [foreign(n) for n in shape[len(axes) :]]
+            axes[start : start + len(rest)] = [view.axes[i] for i in rest]
+            views.append(view.at(axes))
+    return views
+
+
+def _one_hot_places(activation: Value, contracted: Sequence[int]) -> list[int]:
+    """The places, among contracted axes, where an encoding selects entries."""
+    return [
+        place
+        for place, i in enumerate(contracted)
+        if any(leaf_axes([view.axes[i]]) for view in activation.of(Kind.ONE_HOT))
+    ]
+
+
 def _is_part(reader: Reader, view: View, dtype) -> bool:
     """Whether a real parameter is a part of a complex matrix."""
     stored = reader.leaves[view.leaf].dtype
@@ -261,7 +248,7 @@ def _note_cut_weight(reader: Reader, view: View, axes: Iterable[Axis]) -> None:
             reader.ledger.cuts[view.leaf].add(atom)
 
 
-def _after(
+def after(
     reader: Reader,
     values: Sequence[Value],
     activation: Value,

@@ -6,6 +6,7 @@ parameters that reach it are undecided, with its name.
 
 from optax_ortho.labels.program import (
     control,
+    convolutions,
     elementwise,
     joins,
     lookups,
@@ -60,7 +61,7 @@ PRIMITIVES = {
     # Matrices.
     products.dot_general: "dot_general",
     products.ragged_dot_general: "ragged_dot_general",
-    products.convolution: "conv_general_dilated",
+    convolutions.convolution: "conv_general_dilated",
     # Loops and branches; jit, remat, custom derivatives and shard_map are entered.
     control.scan: "scan",
     control.while_: "while",

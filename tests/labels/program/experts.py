@@ -141,6 +141,23 @@ def chosen_in_groups(p, x):
     return (x + jnp.einsum("tk,tkd->td", shares, y)) @ p["out"]
 
 
+ONE_STACK = {name: EXPERTS[name] for name in ("router", "out")}
+
+
+@table({**ONE_STACK, "w": ((4, 6, 6), STACK)}, X)
+def tokens_experts_and_shares_in_one_einsum(p, x):
+    y = jnp.einsum("td,edf,te->tf", x, p["w"], shares_of(p, x))
+    return (x + y) @ p["out"]
+
+
+@table({**ONE_STACK, "w": ((4, 6, 6), STACK)}, X)
+def shares_summed_by_hand(p, x):
+    shares, experts = lax.top_k(x @ p["router"], 2)
+    shares = (jax.nn.one_hot(experts, 4) * shares[..., None]).sum(-2)
+    y = jnp.einsum("td,edf,te->tf", x, p["w"], shares)
+    return (x + y) @ p["out"]
+
+
 STACKED = {
     "router": ((3, 6, 4), "vector"),
     "up": ((3, 4, 6, 8), MatrixAxes(2, 3)),

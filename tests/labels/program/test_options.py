@@ -197,12 +197,17 @@ def test_keyword_arguments_of_the_call_go_through():
 
 
 def test_strict_makes_a_contradiction_an_error():
-    labels = net()  # The head has no name, so its layer says that it is a matrix.
+    labels = net(turned=True)  # The model uses the transpose of its layer's kernel.
     notes = dict(zip((row[0] for row in labels), labels.remarks, strict=True))
-    assert "its layer says matrix" in " ".join(notes["last/kernel"].notes)
-    with pytest.raises(ValueError, match="'last/kernel'.*the program says head"):
-        net(strict=True)
-    assert len(net(strict=True, policy=Policy(heads=True))) == 6
+    assert "its layer says matrix (0,) -> (1,)" in " ".join(notes["up/kernel"].notes)
+    with pytest.raises(ValueError, match="'up/kernel'.*the program says matrix"):
+        net(turned=True, strict=True)
+
+
+def test_a_layer_need_not_know_that_it_is_the_head():
+    labels = net(strict=True)
+    notes = dict(zip((row[0] for row in labels), labels.remarks, strict=True))
+    assert not notes["last/kernel"].notes
 
 
 def test_metadata_outranks_the_program():
