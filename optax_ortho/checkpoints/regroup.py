@@ -95,8 +95,8 @@ def regroup(
 def _refuse_owned(state: Any) -> None:
     if any(map(is_owned, jax.tree.leaves(state, is_leaf=is_owned))):
         raise ValueError(
-            "Part of the state is stored with the owners of matrices: change the "
-            "groups with layouts.local() in both optimizers, after move_state."
+            "Part of the state is stored with the owners of matrices; both optimizers "
+            "must have layouts.local(): use move_state first."
         )
 
 

@@ -97,7 +97,7 @@ def _load(name: str) -> Any:
     except ModuleNotFoundError as error:
         raise ValueError(f"{name!r}: {error}. It has to be on the path.") from None
     except AttributeError as error:
-        raise ValueError(f"{name!r}: {error}.") from None
+        raise ValueError(f"{name!r} could not be imported: {error}.") from None
 
 
 def _input(text: str) -> Any:

@@ -87,8 +87,8 @@ def _by_name(path: str, leaf: Any) -> Any:
     if not path and jnp.ndim(leaf) == 1:
         raise ValueError(
             "The parameters are one vector without a name, as optax.flatten makes "
-            "them, and a vector has no matrices. Give the recipe the tree of "
-            "parameters without optax.flatten; if it is one vector, say "
+            "them, and a vector has no matrices. The recipe needs the tree of "
+            "parameters, without optax.flatten; if it is one vector, say "
             "labels=lambda path, leaf: 'vector'."
         )
     return by_name(path, leaf)

@@ -151,7 +151,7 @@ def _leaves(
     if _is_function(model):
         if not inputs:
             raise TypeError(
-                "A function is labelled with its parameters and its inputs: "
+                "A function needs its parameters and its inputs to be labelled: "
                 "label(function, params, *inputs)."
             )
         params, *inputs = inputs

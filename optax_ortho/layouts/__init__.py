@@ -1,8 +1,12 @@
 """The distribution of the work on many matrices over devices: one argument of a recipe.
 
+Each matrix is worked on by its owner, which is sent the pieces of others::
+
     leaf --shard--> pieces --all-to-all--> matrix on its owner --f--> result
                                                                         |
     leaf <--shard-- pieces <--all-to-all--------------------------------+
+
+The terms of this package::
 
     leaf      an array of the parameters; a stack of matrices has batch axes
     shard     the part of a leaf on one device

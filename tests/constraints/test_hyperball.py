@@ -8,6 +8,7 @@ import pytest
 
 from optax_ortho import MatrixAxes, Split, scale_by_muon
 from optax_ortho.constraints import hyperball
+from optax_ortho.states import FusedState
 from optax_ortho.testing import assert_close, check_transformation, random_like
 from optax_ortho.trust_region import normalized
 from tests.reference import hyperball as reference
@@ -97,7 +98,7 @@ def test_axes_say_what_a_matrix_is():
     tx = hyperball(lambda path, leaf: CONV if path == "conv" else FUSED)
     state = tx.init(params)
     shapes = jax.tree.map(jnp.shape, state.radius)
-    assert shapes == {"conv": (), "fused": ((), ())}
+    assert shapes == {"conv": (), "fused": FusedState(((), ()))}
     after = train(tx, params)
 
     def parts(tree):

@@ -167,7 +167,7 @@ def test_the_short_side_is_rotated():
     state = scale_by_aro(axes=axes).init(params)
     r = optax.tree.get(state, "rotation")
     assert r["square"].shape == (5, 5) and r["tall"].shape == (3, 3)
-    assert [x.shape for x in r["fused"]] == [(4, 4), (3, 3), (3, 3)]
+    assert [x.shape for x in r["fused"].blocks] == [(4, 4), (3, 3), (3, 3)]
 
 
 def test_a_transposed_matrix_has_the_transposed_update():

@@ -182,17 +182,17 @@ def momentum_of(state):
 @pytest.mark.parametrize(
     "labels, matrices",
     [
-        (None, {"w1/a", "w2/b"}),
-        ({"w1/**": "vector", "**": "matrix"}, {"w2/b"}),
+        (None, {"w1/a", "w2/c"}),
+        ({"w1/**": "vector", "**": "matrix"}, {"w2/c"}),
         ({"w1/**": "matrix", "**": "vector"}, {"w1/a"}),
         (lambda path, leaf: "matrix" if path == "w1/a" else "bias", {"w1/a"}),
-        ({"w1": {"a": "vector"}, "w2": {"b": MatrixAxes((1,), (0,))}}, {"w2/b"}),
+        ({"w1": {"a": "vector"}, "w2": {"c": MatrixAxes((1,), (0,))}}, {"w2/c"}),
         ({"**": "vector"}, set()),
     ],
     ids=["None", "w1 is none", "w2 is none", "function", "tree", "nothing"],
 )
 def test_only_matrices_have_a_momentum_of_muon(labels, matrices):
-    params = {"w1": {"a": jnp.ones((2, 3))}, "w2": {"b": jnp.ones((3, 4))}}
+    params = {"w1": {"a": jnp.ones((2, 3))}, "w2": {"c": jnp.ones((3, 4))}}
     state = muon(0.1, labels=labels).init(params)
     mu = momentum_of(state)
     kept = {
