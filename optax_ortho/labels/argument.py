@@ -52,7 +52,6 @@ def resolve(labels: Any) -> Labeller:
 
     Raises:
       TypeError: an array, a model, a tree of functions, or another kind of value.
-      ValueError: asked for the label of one vector without a name, if labels is None.
 
     Examples:
       >>> rules = resolve({"**/kernel": MatrixAxes(), "**": "vector"})
@@ -61,7 +60,7 @@ def resolve(labels: Any) -> Labeller:
     """
     refuse_array("labels", labels)
     if labels is None:
-        return Rule(_by_name)
+        return Rule(by_name)
     if isinstance(labels, Labeller):
         return labels
     if is_module(labels, "flax.nnx") or is_module(labels, "flax.linen"):
@@ -81,17 +80,6 @@ def resolve(labels: Any) -> Labeller:
                 "a tree of roles, MatrixAxes and Labels."
             )
     return Patterns(rules)
-
-
-def _by_name(path: str, leaf: Any) -> Any:
-    if not path and jnp.ndim(leaf) == 1:
-        raise ValueError(
-            "The parameters are one vector without a name, as optax.flatten makes "
-            "them, and a vector has no matrices. The recipe needs the tree of "
-            "parameters, without optax.flatten; if it is one vector, say "
-            "labels=lambda path, leaf: 'vector'."
-        )
-    return by_name(path, leaf)
 
 
 def _is_tree_of_roles(labels: Any) -> bool:

@@ -7,7 +7,6 @@ import optax
 import pytest
 from flax import nnx
 
-import optax_ortho
 from optax_ortho.labels import Label, Labeller, label, resolve
 from optax_ortho.matrices import MatrixAxes
 from tests import models
@@ -93,15 +92,6 @@ def test_a_tree_that_is_callable_is_a_tree():
     assert labels.label("bias", W) == Label("bias")
     rule = jax.tree_util.Partial(lambda role, path, leaf: role, "head")
     assert resolve(rule).label("kernel", W) == Label("head")
-
-
-def test_one_vector_without_a_name_is_refused():
-    params = {"up": {"kernel": W}}
-    flat = optax.flatten(optax_ortho.muon(0.1))
-    with pytest.raises(ValueError, match="without optax.flatten"):
-        flat.init(params)
-    said = optax.flatten(optax_ortho.muon(0.1, labels=lambda path, leaf: "vector"))
-    said.update(params, said.init(params), params)
 
 
 def test_rules_keep_their_order():
